@@ -1,0 +1,108 @@
+"""The `basicsr` command: train, test and compare from BasicSR option files.
+
+Parsing needs only the standard library, so that help and version answer at once; a verb's module, and with it torch,
+is imported when the verb runs.
+"""
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+
+EXAMPLES = {
+    'train': 'basicsr train -opt options/train_RAMiT_SRx2.yml\n'
+    '  basicsr train -opt options/train_RAMiT_SRx2.yml --auto_resume\n'
+    '  basicsr train -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999 name=with_ema',
+    'test': 'basicsr test -opt options/test_RAMiT_SRx2.yml\n'
+    '  basicsr test -opt options/test_RAMiT_SRx2.yml --force_yml path:pretrain_network_g=my.pth',
+    'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
+    'complexity': 'basicsr complexity -opt options/test_RAMiT_SRx2.yml options/test_RAMiT_SRx4.yml',
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog='basicsr', description='Train and test restoration networks with BasicSR and RAMiT.'
+    )
+    parser.add_argument('--version', action='version', version=_versions())
+    verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
+
+    train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
+    test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
+    compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
+    complexity = _add_verb(verbs, 'complexity', 'parameters and Mult-Adds for a 1280x720 output')
+    for verb in (train, test, compare):
+        verb.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
+    for verb in (train, test):
+        verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
+        verb.add_argument('--auto_resume', action='store_true', help='go on from the newest state of this experiment')
+        verb.add_argument('--debug', action='store_true', help='validate and save every 8 iterations, log every one')
+        verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+    complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
+    for verb in (train, test, compare, complexity):
+        verb.add_argument(
+            '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='change options; values are YAML'
+        )
+        verb.add_argument('--traceback', action='store_true', help='show the whole traceback of an error')
+    return parser
+
+
+def _add_verb(verbs: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + '.',
+        epilog=f'example:\n  {EXAMPLES[name]}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _versions() -> str:
+    found = []
+    for distribution in ('ramit-arch', 'basicsr', 'torch'):
+        try:
+            found.append(f'{distribution} {version(distribution)}')
+        except PackageNotFoundError:
+            found.append(f'{distribution} not installed')
+    return ', '.join(found)
+
+
+def main() -> int:
+    """Run one verb; 0 only on success, 130 after Ctrl-C, 1 after an error, 2 after a wrong command line."""
+    args = build_parser().parse_args()
+    try:
+        importlib.import_module(f'ramit_arch.cli.{args.verb}').run(args)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if args.traceback:
+            traceback.print_exc()
+        print(f'error: {_describe(error)}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _describe(error: Exception) -> str:
+    """One or two lines. An error that is not ours is named with the place that raised it."""
+    from ramit_arch.errors import UserError
+
+    if 'Original Traceback' in str(error):  # from a worker of the data loader; the last line is the worker's error
+        kind, _, text = str(error).strip().rpartition('\n')[2].partition(': ')
+        return text if kind.endswith('UserError') else f'{kind}: {text}; --traceback shows more'
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f'{error.filename}: {error.strerror}'
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = f'no key {error}' if isinstance(error, KeyError) else str(error).strip().partition('\n')[0]
+    return f'{type(error).__name__}: {text}\n({frame.filename}:{frame.lineno} in {frame.name}; --traceback shows more)'
+
+
+if __name__ == '__main__':
+    sys.exit(main())

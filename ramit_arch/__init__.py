@@ -1,0 +1,14 @@
+"""RAMiT for BasicSR. Importing this package makes BasicSR importable and registers the network, the data sets and the
+model with it."""
+from importlib.metadata import version
+
+from ramit_arch import compat
+
+compat.repair()
+
+from ramit_arch.archs.ramit_arch import RAMiT  # noqa: E402
+from ramit_arch.data.paired_restoration_dataset import PairedRestorationDataset  # noqa: E402
+from ramit_arch.models.ramit_model import RAMiTModel  # noqa: E402
+
+__version__ = version('ramit-arch')
+__all__ = ['PairedRestorationDataset', 'RAMiT', 'RAMiTModel', '__version__']

@@ -1,0 +1,553 @@
+"""RAMiT: Reciprocal Attention Mixing Transformer for Lightweight Image Restoration.
+
+Haram Choi, Cheolwoong Na, Jihyeon Oh, Seungjae Lee, Jinseo Jeongmin Lee, Taehoon Kim, Jihoon Yang, Jinseop Kim,
+Subeen Choe. The parts follow the paper's Fig. 2 from left to right; section and table numbers below are the paper's.
+
+Between the shallow module and the reconstruction module every feature map is token-major, (N, H, W, C): 1x1
+convolutions and layer norms then act on the last, contiguous axis, and a 3x3 convolution sees the same memory as a
+channels-last image. Parameter names and shapes are those of the published checkpoints.
+"""
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
+    'leaky_relu': nn.LeakyReLU,
+    'relu6': nn.ReLU6,
+    'relu': nn.ReLU,
+    'gelu': nn.GELU,
+    'silu': nn.SiLU,
+}
+MAX_LOGIT_SCALE = math.log(1 / 0.01)  # tau stays above 0.01 (Sec. 3.2)
+DOWNSIZINGS = 2  # stages 2 and 3 work at 1/2 and 1/4 of the resolution
+
+
+# ------------------------------------------------------------------------------------------------ common parts
+
+
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution of a token-major map: (N, H, W, in) -> (N, H, W, out), a matrix product over the last axis."""
+
+    def __init__(self, in_dim: int, out_dim: int, groups: int = 1, bias: bool = True) -> None:
+        super().__init__(in_dim, out_dim, 1, groups=groups, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 1:
+            return F.linear(x, self.weight.flatten(1), self.bias)
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """3x3 depth-wise convolution of a token-major map: (N, H, W, C) -> (N, H, W, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def layer_norm(dim: int) -> nn.Sequential:
+    """LayerNorm over the last axis, under the name the checkpoints give it (`norm1.norm.weight`)."""
+    return nn.Sequential(OrderedDict(norm=nn.LayerNorm(dim)))
+
+
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """(N, H, W, C * factor^2) -> (N, H * factor, W * factor, C)."""
+    return F.pixel_shuffle(x.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1) if factor > 1 else x
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: drop a residual branch for whole samples, with the expectation kept."""
+    if rate == 0.0 or not training:
+        return x
+    keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= rate
+    return x * keep.to(x.dtype) / (1 - rate)
+
+
+def symmetric_pad(image: Tensor, multiple: int) -> Tensor:
+    """Extend (N, C, H, W) at the right and bottom to multiples of `multiple`, mirroring with the edge pixel repeated.
+
+    An image smaller than its padding is mirrored back and forth, so that every size from 1x1 up works.
+    """
+    for axis in (2, 3):
+        size = image.shape[axis]
+        padding = -size % multiple
+        if padding:
+            index = torch.arange(size + padding, device=image.device) % (2 * size)
+            image = image.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
+    return image
+
+
+class MobiVari(nn.Module):
+    """MobileNet variant (Appendix A.1, Fig. A): (N, H, W, in_dim) -> (N, H, W, out_dim).
+
+    Version 2 expands the channels by a group convolution first. Version 1, of the published RAMiT-1 checkpoints, does
+    not, and activates after the point-wise convolution instead of before it.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, version: int, activation: str, exp_factor: float, groups: int
+    ) -> None:
+        super().__init__()
+        self.version = version
+        self.skip = in_dim == out_dim
+        width = in_dim
+        if version == 2:
+            width = int(in_dim * exp_factor)
+            width += groups - width % groups  # a full group is added even when it divides: 64 * 1.2 -> 76 -> 80
+            self.exp_conv = PointwiseConv(in_dim, width, groups)
+        self.dw_conv = DepthwiseConv(width)
+        self.pw_conv = PointwiseConv(width, out_dim)
+        self.act = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.version == 2:
+            wide = self.act(self.exp_conv(x))
+            out = self.pw_conv(self.act(self.dw_conv(wide) + wide))
+        else:
+            out = self.act(self.pw_conv(self.act(self.dw_conv(x)) + x))
+        return out + x if self.skip else out
+
+
+# ------------------------------------------------------------------------------- D-RAMiT block (Sec. 3.2, Fig. 2b, 3b)
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """For every pair of tokens of a window the row of the bias table that holds their offset: (M^2, M^2) int64."""
+    axis = torch.arange(window_size)
+    offset = axis[:, None] - axis[None, :] + window_size - 1  # (M, M), 0 .. 2M-2
+    rows = offset[:, None, :, None] * (2 * window_size - 1) + offset[None, :, None, :]
+    return rows.reshape(window_size**2, window_size**2)
+
+
+def partition(x: Tensor, window_size: int) -> Tensor:
+    """Cut (N, H, W, C) into windows: (N * H/M * W/M, M^2, C)."""
+    n, h, w, c = x.shape
+    x = x.view(n, h // window_size, window_size, w // window_size, window_size, c)
+    return x.transpose(2, 3).reshape(-1, window_size**2, c)
+
+
+def merge(windows: Tensor, window_size: int, h: int, w: int) -> Tensor:
+    """Inverse of `partition`: (N * H/M * W/M, M^2, C) -> (N, H, W, C)."""
+    x = windows.view(-1, h // window_size, w // window_size, window_size, window_size, windows.shape[-1])
+    return x.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
+
+
+class ScaledCosineAttention(nn.Module):
+    """What both attentions share: a learnable 1/tau a head and the projection (Eqs. 2 and 3)."""
+
+    def __init__(self, heads: int, head_dim: int, attn_drop: float, proj_drop: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
+        self.attn_drop = attn_drop
+        self.proj = PointwiseConv(heads * head_dim, heads * head_dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def inverse_tau(self) -> Tensor:
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+
+
+class SpatialAttention(ScaledCosineAttention):
+    """SPSA: window attention with scaled cosine and relative position bias, without attention mask (Eq. 3)."""
+
+    def __init__(self, heads: int, head_dim: int, window_size: int, attn_drop: float, proj_drop: float) -> None:
+        super().__init__(heads, head_dim, attn_drop, proj_drop)
+        self.window_size = window_size
+        self.relative_position_index: Tensor
+        self.register_buffer('relative_position_index', relative_position_index(window_size))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
+
+    def bias(self) -> Tensor:
+        """(heads, M^2, M^2)"""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
+        """qkv (N, H, W, heads * 3 * D), helper (N, H, W, D) or none -> (N, H, W, heads * D)."""
+        _, h, w, _ = qkv.shape
+        windows = partition(qkv, self.window_size).unflatten(2, (self.heads, 3, self.head_dim))
+        q, k, v = windows.permute(3, 0, 2, 1, 4).unbind(0)  # each (windows, heads, M^2, D)
+        if helper is not None:
+            v = v * partition(helper, self.window_size).unsqueeze(1)
+        q = F.normalize(q, dim=-1) * self.inverse_tau()
+        k = F.normalize(k, dim=-1)
+        dropout = self.attn_drop if self.training else 0.0
+        bias = self.bias().to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=bias, dropout_p=dropout, scale=1.0)
+        out = merge(out.transpose(1, 2).flatten(2), self.window_size, h, w)
+        return self.proj_drop(self.proj(out))
+
+
+class ChannelAttention(ScaledCosineAttention):
+    """CHSA: transposed attention, every channel of a head attends to the others over the whole image (Eq. 3)."""
+
+    def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
+        """qkv (N, H, W, heads * 3 * D), helper (N, H, W, 1) or none -> (N, H, W, heads * D)."""
+        n, h, w, _ = qkv.shape
+        tokens = qkv.reshape(n, h * w, self.heads, 3, self.head_dim)
+        q, k, v = tokens.permute(3, 0, 2, 4, 1).unbind(0)  # each (N, heads, D, HW)
+        if helper is not None:
+            v = v * helper.reshape(n, 1, 1, h * w)
+        cosine = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)  # (N, heads, D, D)
+        attention = (cosine * self.inverse_tau()).softmax(dim=-1)
+        out = F.dropout(attention, self.attn_drop, self.training).to(v.dtype) @ v  # (N, heads, D, HW)
+        return self.proj_drop(self.proj(out.flatten(1, 2).transpose(1, 2).reshape(n, h, w, -1)))
+
+
+class FeedForward(nn.Module):
+    """Two point-wise layers with GELU between them (Tab. H)."""
+
+    def __init__(self, dim: int, hidden_ratio: float) -> None:
+        super().__init__()
+        width = int(dim * hidden_ratio)
+        self.hidden = PointwiseConv(dim, width)
+        self.out = PointwiseConv(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.gelu(self.hidden(x)))
+
+
+Helper = tuple[Tensor, Tensor]  # of the previous block: CHSA averaged over its heads, SPSA averaged over its channels
+
+
+class DRAMiTBlock(nn.Module):
+    """Dimensional reciprocal attention mixing Transformer block (Fig. 2b), post-normalised."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        chsa_head_ratio: float,
+        window_size: int,
+        shifted: bool,
+        hidden_ratio: float,
+        qkv_bias: bool,
+        mobivari: Callable[[int, int], MobiVari],
+        reciprocal_helper: bool,
+        attn_drop: float,
+        proj_drop: float,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        channel_heads = int(heads * chsa_head_ratio)
+        spatial_heads = heads - channel_heads
+        head_dim = dim // heads
+        self.spatial_qkv = 3 * spatial_heads * head_dim
+        self.shift = window_size // 2 if shifted else 0
+        self.drop_path_rate = drop_path_rate
+        self.helps = reciprocal_helper and spatial_heads > 0 and channel_heads > 0
+
+        self.qkv_proj = nn.Sequential(OrderedDict(qkv=PointwiseConv(dim, 3 * dim, bias=qkv_bias)))
+        self.sp_attn = self.ch_attn = None
+        if spatial_heads:
+            self.sp_attn = SpatialAttention(spatial_heads, head_dim, window_size, attn_drop, proj_drop)
+        if channel_heads:
+            self.ch_attn = ChannelAttention(channel_heads, head_dim, attn_drop, proj_drop)
+        self.mobivari = mobivari(dim, dim)
+        self.norm1 = layer_norm(dim)
+        self.ffn = FeedForward(dim, hidden_ratio)
+        self.norm2 = layer_norm(dim)
+
+    def attend(self, x: Tensor, helper: Helper | None) -> tuple[Tensor, Helper | None]:
+        """Both attentions side by side (Eq. 2): (N, H, W, C) and what they tell the next block."""
+        to_spatial, to_channel = helper if helper and self.helps else (None, None)
+        qkv = self.qkv_proj(x)
+        outs = []
+        if self.sp_attn is not None:
+            outs.append(self.sp_attn(qkv[..., : self.spatial_qkv], to_spatial))
+        if self.ch_attn is not None:
+            outs.append(self.ch_attn(qkv[..., self.spatial_qkv :], to_channel))
+        if not self.helps:
+            return torch.cat(outs, -1), None
+        spatial, channel = outs
+        over_heads = channel.unflatten(-1, (-1, self.ch_attn.head_dim)).mean(-2)  # (N, H, W, D)
+        return torch.cat(outs, -1), (over_heads, spatial.mean(-1, keepdim=True))
+
+    def forward(self, x: Tensor, helper: Helper | None = None) -> tuple[Tensor, Tensor, Helper | None]:
+        """x (N, H, W, C) -> the block's output, its mixed attention for H-RAMi, the helper of the next block."""
+        if self.shift:
+            roll = partial(torch.roll, shifts=(-self.shift, -self.shift), dims=(1, 2))
+            back = partial(torch.roll, shifts=(self.shift, self.shift), dims=(1, 2))
+            attended, helper = self.attend(roll(x), helper and (roll(helper[0]), roll(helper[1])))
+            attended, helper = back(attended), helper and (back(helper[0]), back(helper[1]))
+        else:
+            attended, helper = self.attend(x, helper)
+        mixed = self.mobivari(attended)  # Eq. 1
+        x = x + drop_path(self.norm1(mixed), self.drop_path_rate, self.training)
+        x = x + drop_path(self.norm2(self.ffn(x)), self.drop_path_rate, self.training)
+        return x, mixed, helper
+
+
+class Stage(nn.Module):
+    """D-RAMiT blocks in a row; every second one shifts its windows."""
+
+    def __init__(self, depth: int, drop_path_rates: Sequence[float], block: Callable[..., DRAMiTBlock]) -> None:
+        super().__init__()
+        blocks = {f'block{i}': block(shifted=i % 2 == 1, drop_path_rate=drop_path_rates[i]) for i in range(depth)}
+        self.blocks = nn.ModuleDict(blocks)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W, C) -> the stage's output and the mixed attention of its last block."""
+        helper: Helper | None = None
+        mixed = x
+        for block in self.blocks.values():
+            x, mixed, helper = block(x, helper)
+        return x, mixed
+
+
+# --------------------------------------------------------------------------- around the stages (Fig. 2a, 2c, 2d)
+
+
+class ShallowModule(nn.Module):
+    """3x3 convolution into the token-major features: (N, in_chans, H, W) -> (N, H, W, C)."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, dim, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.conv(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
+
+
+class Downsizing(nn.Module):
+    """Patch merging with MobiVari instead of a linear layer (Sec. 3.1): (N, H, W, C) -> (N, H/2, W/2, C)."""
+
+    def __init__(self, dim: int, mobivari: Callable[[int, int], MobiVari]) -> None:
+        super().__init__()
+        self.norm = layer_norm(4 * dim)
+        self.reduction = mobivari(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        patches = x.view(n, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(n, h // 2, w // 2, 4 * c)
+        return self.reduction(self.norm(patches))
+
+
+class Bottleneck(nn.Module):
+    """The SCDP bottleneck of NGswin with MobiVari (Fig. 2d): all encoder outputs, at full size -> (N, H, W, C)."""
+
+    def __init__(self, dim: int, mobivari: Callable[[int, int], MobiVari]) -> None:
+        super().__init__()
+        self.mobivari = mobivari(mixed_width(dim), dim)
+        self.norm = layer_norm(dim)
+
+    def forward(self, shallow: Tensor, encoded: Sequence[Tensor]) -> Tensor:
+        scales = []
+        pooled = shallow.permute(0, 3, 1, 2)
+        for i, x in enumerate(encoded):
+            if i > 0:
+                pooled = F.max_pool2d(pooled, 2)
+            scales.append(pixel_shuffle(x + F.leaky_relu(pooled).permute(0, 2, 3, 1), 2**i))
+        return self.norm(self.mobivari(torch.cat(scales, -1)))
+
+
+class HRAMi(nn.Module):
+    """Hierarchical reciprocal attention mixer (Sec. 3.3, Fig. 2c): the four stages' attentions -> (N, H, W, C)."""
+
+    def __init__(self, dim: int, mobivari: Callable[[int, int], MobiVari]) -> None:
+        super().__init__()
+        self.mobivari = mobivari(mixed_width(dim) + dim, dim)
+
+    def forward(self, encoder_attentions: Sequence[Tensor], last_attention: Tensor) -> Tensor:
+        upsampled = [pixel_shuffle(x, 2**i) for i, x in enumerate(encoder_attentions)]
+        return self.mobivari(torch.cat([*upsampled, last_attention], -1))
+
+
+class Reconstruction(nn.Module):
+    """Reconstruction module (Appendix A.1, Fig. Ba): (N, H, W, C) -> (N, out_chans, H * upscale, W * upscale)."""
+
+    def __init__(
+        self, dim: int, out_chans: int, upscale: int, depth: int, mobivari: Callable[[int, int], MobiVari]
+    ) -> None:
+        super().__init__()
+        self.upscale = upscale
+        self.mobivari = nn.Sequential(OrderedDict((f'mobivari{i}', mobivari(dim, dim)) for i in range(depth)))
+        self.conv = nn.Conv2d(dim, out_chans * upscale**2, 3, padding=1)
+        self.final_conv = nn.Conv2d(out_chans, out_chans, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.mobivari(x).permute(0, 3, 1, 2))
+        return self.final_conv(F.pixel_shuffle(x, self.upscale))
+
+
+def mixed_width(dim: int) -> int:
+    """Channels of the three encoder scales after pixel shuffling: C + C/4 + C/16."""
+    return sum(dim // 4**i for i in range(DOWNSIZINGS + 1))
+
+
+# ---------------------------------------------------------------------------------------------------- the network
+
+
+@ARCH_REGISTRY.register()
+class RAMiT(nn.Module):
+    """Reciprocal Attention Mixing Transformer (Fig. 2a, Tab. H).
+
+    Args:
+        upscale: factor r of super-resolution; 1 keeps the size and adds the input back (denoising and the like).
+        in_chans: channels of input and output, 3 for RGB and 1 for gray.
+        dim: channels C of the features, a multiple of 16.
+        depths: D-RAMiT blocks in stages 1 to 4.
+        num_heads: heads L in stages 1 to 4; each divides `dim`.
+        chsa_head_ratio: share of channel heads, int(L * ratio) of L; 0 is spatial attention only, 1 channel only.
+        window_size: side M of the attention windows, even.
+        hidden_ratio: width of the feed-forward network in units of `dim`.
+        qkv_bias: whether query, key and value have a bias.
+        mobivari_version: 2, or 1 for the published RAMiT-1 checkpoints.
+        mobivari_act: leaky_relu, relu6, relu, gelu or silu (Tab. 4c).
+        exp_factor: expansion of a MobiVari (version 2).
+        expand_groups: groups of its expanding convolution (version 2).
+        mixer_exp_factor: the same in bottleneck and H-RAMi; None takes `exp_factor` (Appendix A.6).
+        mixer_expand_groups: the same in bottleneck and H-RAMi; None takes `expand_groups`.
+        reciprocal_helper: whether the attentions of a block weight the values of the next one (Tabs. 4b and B).
+        hrami: whether H-RAMi weights the output of stage 4 (Tab. 4a).
+        tail_mobivari: MobiVari layers in the reconstruction module (Fig. Ba).
+        attn_drop: dropout rate of the attention maps.
+        proj_drop: dropout rate after the projection of the attentions.
+        drop_path: stochastic depth rate of the last block; it grows linearly from 0 in the first.
+        img_mean, img_std: statistics of the training images by channel, of values in [0, 1] (Appendix B).
+
+    Raises:
+        ValueError: an option is out of its range or contradicts another; names the option and what is allowed.
+    """
+
+    def __init__(
+        self,
+        upscale: int = 2,
+        in_chans: int = 3,
+        dim: int = 64,
+        depths: Sequence[int] = (6, 4, 4, 6),
+        num_heads: Sequence[int] = (4, 4, 4, 4),
+        chsa_head_ratio: float = 0.25,
+        window_size: int = 8,
+        hidden_ratio: float = 2.0,
+        qkv_bias: bool = True,
+        mobivari_version: int = 2,
+        mobivari_act: str = 'leaky_relu',
+        exp_factor: float = 1.2,
+        expand_groups: int = 4,
+        mixer_exp_factor: float | None = None,
+        mixer_expand_groups: int | None = None,
+        reciprocal_helper: bool = True,
+        hrami: bool = True,
+        tail_mobivari: int = 2,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        img_mean: Sequence[float] = (0.4485, 0.4375, 0.4045),
+        img_std: Sequence[float] = (0.2397, 0.2290, 0.2389),
+    ) -> None:
+        options = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
+        options['mixer_exp_factor'] = exp_factor if mixer_exp_factor is None else mixer_exp_factor
+        options['mixer_expand_groups'] = expand_groups if mixer_expand_groups is None else mixer_expand_groups
+        check_options(options)
+        super().__init__()
+        self.upscale = upscale
+        self.multiple = window_size * 2**DOWNSIZINGS
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer('mean', torch.tensor(img_mean).view(1, in_chans, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(img_std).view(1, in_chans, 1, 1), persistent=False)
+
+        make = partial(MobiVari, version=mobivari_version, activation=mobivari_act)
+        mobivari = partial(make, exp_factor=exp_factor, groups=expand_groups)
+        mixer = partial(make, exp_factor=options['mixer_exp_factor'], groups=options['mixer_expand_groups'])
+        rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
+        stages = []
+        for depth, heads in zip(depths, num_heads, strict=True):
+            block = partial(
+                DRAMiTBlock, dim, heads, chsa_head_ratio, window_size, hidden_ratio=hidden_ratio, qkv_bias=qkv_bias,
+                mobivari=mobivari, reciprocal_helper=reciprocal_helper, attn_drop=attn_drop, proj_drop=proj_drop,
+            )
+            stages.append(Stage(depth, [next(rates) for _ in range(depth)], block))
+
+        self.shallow = ShallowModule(in_chans, dim)
+        self.stage1, self.stage2, self.stage3, self.stage4 = stages
+        self.down1, self.down2 = Downsizing(dim, mobivari), Downsizing(dim, mobivari)
+        self.bottleneck = Bottleneck(dim, mixer)
+        self.attn_mix = HRAMi(dim, mixer) if hrami else None
+        self.to_target = Reconstruction(dim, in_chans, upscale, tail_mobivari, mobivari)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Normalised image (N, C, H, W), H and W multiples of `self.multiple` -> features (N, H, W, dim)."""
+        shallow = self.shallow(image)
+        x1, attention1 = self.stage1(shallow)
+        x2, attention2 = self.stage2(self.down1(x1))  # (N, H/2, W/2, dim)
+        x3, attention3 = self.stage3(self.down2(x2))  # (N, H/4, W/4, dim)
+        x4, attention4 = self.stage4(self.bottleneck(shallow, (x1, x2, x3)))  # (N, H, W, dim)
+        if self.attn_mix is not None:
+            x4 = x4 * self.attn_mix((attention1, attention2, attention3), attention4)
+        return x4 + shallow
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Restore images.
+
+        Args:
+            image: (N, in_chans, H, W), RGB or gray, values in [0, 1], any H and W from 1 up.
+
+        Returns:
+            (N, in_chans, H * upscale, W * upscale), about [0, 1], not clipped.
+        """
+        h, w = image.shape[-2:]
+        padded = symmetric_pad((image - self.mean) / self.std, self.multiple)
+        out = self.to_target(self.forward_features(padded))
+        if self.upscale == 1:
+            out = out + padded
+        return (out * self.std + self.mean)[..., : h * self.upscale, : w * self.upscale]
+
+
+def check_options(o: dict) -> None:
+    """Check the options of `RAMiT`, with the mixers' defaults filled in.
+
+    Raises:
+        ValueError: names the first wrong option, its value and what is allowed.
+    """
+
+    def require(ok: bool, key: str, allowed: str) -> None:
+        if not ok:
+            raise ValueError(f'{key} is {o[key]!r}; it must be {allowed}')
+
+    def integer(value: object, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    def number(value: object) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    for key, least in [('upscale', 1), ('dim', 16), ('window_size', 2), ('tail_mobivari', 0)]:
+        require(integer(o[key], least), key, f'an integer from {least} up')
+    require(o['in_chans'] in (1, 3), 'in_chans', '3 (RGB) or 1 (gray)')
+    require(o['dim'] % 16 == 0, 'dim', 'a multiple of 16 (bottleneck and H-RAMi use dim/4 and dim/16 channels)')
+    require(o['window_size'] % 2 == 0, 'window_size', 'even (windows are shifted by half their side)')
+    for key in ('depths', 'num_heads'):
+        ok = isinstance(o[key], (list, tuple)) and len(o[key]) == 4 and all(integer(v, 1) for v in o[key])
+        require(ok, key, 'four integers from 1 up, one a stage')
+    divides = all(o['dim'] % heads == 0 for heads in o['num_heads'])
+    require(divides, 'num_heads', f'four divisors of dim, which is {o["dim"]}')
+    require(number(o['chsa_head_ratio']) and 0 <= o['chsa_head_ratio'] <= 1, 'chsa_head_ratio', 'within [0, 1]')
+    require(number(o['hidden_ratio']) and int(o['dim'] * o['hidden_ratio']) >= 1, 'hidden_ratio', 'positive')
+    for key in ('qkv_bias', 'reciprocal_helper', 'hrami'):
+        require(isinstance(o[key], bool), key, 'true or false')
+    require(o['mobivari_version'] in (1, 2), 'mobivari_version', '1 or 2')
+    require(o['mobivari_act'] in ACTIVATIONS, 'mobivari_act', f'one of {", ".join(ACTIVATIONS)}')
+    for prefix, width in [('', o['dim']), ('mixer_', mixed_width(o['dim']))]:
+        factor, groups = f'{prefix}exp_factor', f'{prefix}expand_groups'
+        require(number(o[factor]) and o[factor] > 0, factor, 'a positive number')
+        require(integer(o[groups], 1), groups, 'an integer from 1 up')
+        divides = width % o[groups] == 0 and o['dim'] % o[groups] == 0
+        if o['mobivari_version'] == 2:
+            require(divides, groups, f'a divisor of both {width} and dim, the widths it splits')
+    for key in ('attn_drop', 'proj_drop', 'drop_path'):
+        require(number(o[key]) and 0 <= o[key] < 1, key, 'within [0, 1)')
+    for key in ('img_mean', 'img_std'):
+        ok = isinstance(o[key], (list, tuple)) and len(o[key]) == o['in_chans'] and all(number(v) for v in o[key])
+        require(ok, key, f'{o["in_chans"]} numbers, one a channel (in_chans)')
+    require(all(v > 0 for v in o['img_std']), 'img_std', 'positive')

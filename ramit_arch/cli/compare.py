@@ -1,0 +1,38 @@
+"""`basicsr compare`"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ramit_arch import options
+from ramit_arch.cli.pipeline import resolve
+from ramit_arch.evaluation import comparison
+
+SHEET_ROWS = 12
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
+    opt = resolve(args, args.opt)
+    options.check(opt, args.opt, training=False)
+    folder = Path('results', opt['name'])
+    for phase, dataset in sorted(opt['datasets'].items()):
+        name = dataset['name']
+        results = comparison.read_results(folder, name)
+        section = {**dataset, 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)}
+        images = tqdm(
+            comparison.compare(section, results), f'Compare {name}', len(results['images']), unit='image', disable=None
+        )
+        scores, shown = [], []
+        for compared in images:
+            scores.append((compared.name, compared.baseline_scores, compared.restored_scores))
+            if len(shown) < SHEET_ROWS:
+                shown.append(compared)
+        names = 'bicubic' if results['scale'] > 1 else 'LQ', opt['network_g']['type']
+        text = comparison.table(scores, *names)
+        (folder / f'comparison_{name}.txt').write_text(text + '\n', encoding='utf-8')
+        picture = folder / f'comparison_{name}.png'
+        comparison.sheet(shown, *names).save(picture)
+        print(f'\n{name}\n{text}\n\nComparison sheet: {picture}')

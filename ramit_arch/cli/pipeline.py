@@ -1,0 +1,46 @@
+"""What `train` and `test` share: check the option file, then hand over to BasicSR's own pipeline."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ramit_arch import options
+from ramit_arch.errors import UserError
+
+
+def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
+    """The options of a file with `--force_yml` applied."""
+    opt = options.load(file)
+    options.override(opt, args.force_yml)
+    return opt
+
+
+def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], training: bool) -> None:
+    """Run BasicSR's train_pipeline or test_pipeline in the current folder.
+
+    Raises:
+        UserError: the option file or the launcher cannot work.
+    """
+    opt = resolve(args, args.opt)
+    options.check(opt, args.opt, training)
+    if args.launcher != 'none' and not torch.cuda.is_available():
+        raise UserError(f'--launcher {args.launcher} needs CUDA devices, and torch finds none; leave it out')
+    with tempfile.TemporaryDirectory() as folder:
+        file = args.opt
+        if args.force_yml:
+            # BasicSR evaluates --force_yml as Python; it gets the resolved file instead, which it also archives.
+            file = str(Path(folder, Path(args.opt).name))
+            head = f'# {args.opt} with --force_yml {" ".join(args.force_yml)}\n'
+            Path(file).write_text(head + yaml.safe_dump(opt, sort_keys=False, allow_unicode=True), encoding='utf-8')
+        sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]
+        sys.argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
+        sys.argv += ['--local_rank', str(args.local_rank)]
+        pipeline(os.getcwd())

@@ -1,0 +1,63 @@
+"""From bytes to patches: decoding, colour, cropping and augmentation of (H, W, C) arrays in BGR or gray."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ramit_arch.errors import UserError
+
+# Alpha is dropped, gray becomes three equal channels, 16 bits stay 16, and no EXIF rotation is applied, which could
+# turn one image of a pair and not the other.
+_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def decode(data: bytes, color: str, where: str) -> np.ndarray:
+    """Decode an image file.
+
+    Args:
+        data: the file's bytes.
+        color: rgb gives (H, W, 3) in BGR order, gray gives (H, W, 1) by OpenCV's weights.
+        where: the file's name for the message.
+
+    Returns:
+        uint8 or uint16.
+
+    Raises:
+        UserError: the bytes are not an image that OpenCV reads, or not one of 8 or 16 bits.
+    """
+    buffer = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(buffer, _FLAGS) if buffer.size else None
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise UserError(f'{where}: not an image that can be read (8- or 16-bit PNG, JPEG, BMP, TIFF, WebP)')
+    if color == 'gray':
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    return image
+
+
+def crop_pair(
+    lq: np.ndarray, gt: np.ndarray, patch: int, scale: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the same random place out of both: (patch, patch, C) and (patch * scale, patch * scale, C)."""
+    top = int(rng.integers(lq.shape[0] - patch + 1))
+    left = int(rng.integers(lq.shape[1] - patch + 1))
+    y, x, size = top * scale, left * scale, patch * scale
+    return lq[top : top + patch, left : left + patch], gt[y : y + size, x : x + size]
+
+
+def augment(images: list[np.ndarray], flip: bool, rotate: bool, rng: np.random.Generator) -> list[np.ndarray]:
+    """Flip horizontally with probability 1/2 and rotate by 0, 90, 180 or 270 degrees, all alike (paper, Sec. 4.1)."""
+    if flip and rng.random() < 0.5:
+        images = [image[:, ::-1] for image in images]
+    if rotate:
+        turns = int(rng.integers(4))
+        images = [np.rot90(image, turns) for image in images]
+    return images
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, C) uint8 or uint16 in BGR or gray -> (C, H, W) float32 in RGB or gray, values in [0, 1]."""
+    planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1), dtype=np.float32)
+    planes /= np.float32(np.iinfo(image.dtype).max)
+    return torch.from_numpy(planes)

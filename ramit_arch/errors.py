@@ -1,0 +1,26 @@
+"""Mistakes a user can mend. This module imports nothing of the package."""
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """What is wrong, where (file, key) and what to do, in one or two lines. The command prints it without traceback."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' for the nearest known word, or nothing."""
+    near = get_close_matches(str(word), list(known), n=1)
+    return f' (did you mean {near[0]}?)' if near else ''
+
+
+def check_keys(given: Iterable[str], known: Collection[str], where: str) -> None:
+    """Refuse keys that nothing reads.
+
+    Raises:
+        UserError: names every unknown key and the nearest known one.
+    """
+    unknown = [f'{key}{suggestion(key, known)}' for key in given if key not in known]
+    if unknown:
+        raise UserError(f'{where}: unknown key {", ".join(unknown)}')

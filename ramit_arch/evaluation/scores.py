@@ -1,0 +1,42 @@
+"""Score files: what a validation measured, image by image, as CSV to compare and JSON with the protocol."""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+
+def write_scores(stem: Path, protocol: dict[str, Any], rows: list[dict[str, Any]], metrics: list[str]) -> None:
+    """Write `<stem>.csv` and `<stem>.json`, both or their former contents at any moment.
+
+    Args:
+        stem: path without suffix; its folder is created.
+        protocol: what the scores mean: data set, checkpoint, options of every metric.
+        rows: one dictionary an image, with `image` and a float for every metric, other keys for the JSON alone.
+        metrics: names of the metrics, in the order of the columns.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO(newline='')
+    writer = csv.writer(table, lineterminator='\n')
+    writer.writerow(['image', *metrics])
+    writer.writerows([row['image'], *(f'{row[metric]:.6f}' for metric in metrics)] for row in rows)
+    means = mean_scores(rows, metrics)
+    writer.writerow(['mean', *(f'{means[metric]:.6f}' for metric in metrics)])
+    _replace(stem.with_name(f'{stem.name}.csv'), table.getvalue())
+    content = {**protocol, 'mean': means, 'images': rows}
+    _replace(stem.with_name(f'{stem.name}.json'), json.dumps(content, indent=1, ensure_ascii=False) + '\n')
+
+
+def mean_scores(rows: list[dict[str, Any]], metrics: list[str]) -> dict[str, float]:
+    """Mean of every metric over the images."""
+    return {metric: fmean(row[metric] for row in rows) for metric in metrics}
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary.write_text(text, encoding='utf-8')
+    temporary.replace(path)

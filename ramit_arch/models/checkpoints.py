@@ -1,0 +1,90 @@
+"""Reading weights: BasicSR's checkpoints, plain state dicts and safetensors. Nothing in a file is ever executed."""
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ramit_arch.errors import UserError
+
+logger = logging.getLogger('basicsr')
+
+
+def read_weights(path: str, key: str | None = 'params') -> dict[str, Tensor]:
+    """Read a state dict on the CPU.
+
+    Args:
+        path: a .safetensors file, or a .pth file that holds the state dict itself, or dictionaries `params` and
+            `params_ema` as BasicSR writes them.
+        key: which of the two to take; where it is absent the other serves, and the log says so.
+
+    Raises:
+        UserError: the file is missing, damaged, of another kind, or holds more than tensors and plain values.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f'{path}: no such checkpoint')
+    try:
+        content = (
+            load_file(file) if file.suffix == '.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise UserError(f'{path}: refused; it is damaged or holds more than tensors and plain values') from error
+    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f'{path}: not a checkpoint that can be read; it may be damaged') from error
+    weights = _pick(content, key, path)
+    return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
+
+
+def _pick(content: object, key: str | None, path: str) -> dict[str, Tensor]:
+    if isinstance(content, dict):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return content
+        for candidate in (key, 'params', 'params_ema'):
+            if candidate is not None and isinstance(content.get(candidate), dict):
+                if candidate != key:
+                    logger.info(f'{path} has no {key}; taking {candidate}.')
+                return content[candidate]
+    raise UserError(f'{path}: no weights in it; expected a state dict, or one under params or params_ema')
+
+
+def load_weights(
+    network: nn.Module, weights: dict[str, Tensor], path: str, strict: bool = True, skip: str | None = None
+) -> None:
+    """Copy weights into a network.
+
+    Args:
+        network: the target.
+        weights: what `read_weights` returned.
+        path: the file's name for messages.
+        strict: whether every name and shape must fit; otherwise what fits is taken and the rest logged.
+        skip: prefix of names that are left as they are in the network.
+
+    Raises:
+        UserError: with `strict`, if they do not fit; nothing has been loaded then.
+    """
+    own = network.state_dict()
+    if skip is not None:
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(skip)}
+        own = {name: tensor for name, tensor in own.items() if not name.startswith(skip)}
+    missing = [name for name in own if name not in weights]
+    surplus = [name for name in weights if name not in own]
+    differing = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    problems = [
+        f'{len(names)} {what} (first {names[0]})'
+        for names, what in [(missing, 'missing'), (surplus, 'unknown'), (differing, 'of another shape')]
+        if names
+    ]
+    if problems and strict:
+        name = type(network).__name__
+        raise UserError(f'{path} does not fit {name}: parameters {", ".join(problems)}; compare network_g with the file')
+    for problem in problems:
+        logger.warning(f'{path}: not loaded: {problem}.')
+    fitting = {name: weights[name] for name in own if name in weights and name not in differing}
+    network.load_state_dict(fitting, strict=False)

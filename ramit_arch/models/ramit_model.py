@@ -1,0 +1,243 @@
+"""The L1 model: BasicSR's SRModel with the training of the paper's Appendix B and scores for every image."""
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.metrics import calculate_metric
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ramit_arch.errors import UserError, check_keys
+from ramit_arch.evaluation.scores import mean_scores, write_scores
+from ramit_arch.models.checkpoints import load_weights, read_weights
+from ramit_arch.models.schedule import read_schedule, total_batch
+
+RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
+TRAIN_KEYS = frozenset(
+    'total_iter warmup_iter optim_g scheduler lr_batch_size warm_start pixel_opt perceptual_opt ema_decay '
+    'accumulate grad_clip_norm bf16'.split()
+)
+VAL_KEYS = frozenset('val_freq save_img suffix pbar metrics bf16'.split())
+
+
+@MODEL_REGISTRY.register()
+class RAMiTModel(SRModel):
+    """SRModel with these keys besides its own:
+
+    train.lr_batch_size: total batch for which optim_g.lr is meant; the rate is scaled linearly to the real one.
+    train.warm_start: {iter: n}: `path.pretrain_network_g` fills all but the reconstruction module, which is trained
+        alone at constant rate for n iterations; then a new optimiser trains everything, and milestones and warm-up
+        count from there.
+    train.accumulate: k: a batch passes in k parts, with the gradient of the whole; memory falls, nothing else changes.
+    train.grad_clip_norm: largest norm of the gradient.
+    train.bf16, val.bf16: bfloat16 autocast in training and in validation.
+
+    Checkpoints may be plain state dicts, BasicSR's `params` and `params_ema`, or safetensors.
+
+    Raises:
+        UserError: for unknown or wrong keys, checkpoints that do not fit, and on a loss that is not finite.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt.get('val'):
+            check_keys(opt['val'], VAL_KEYS, 'val')
+        if opt['is_train']:
+            check_keys(opt['train'], TRAIN_KEYS, 'train')
+            self.schedule = read_schedule(opt)
+            self.warm_starting = bool(opt['train'].get('warm_start'))
+            if self.warm_starting and opt['path'].get('pretrain_network_g') is None:
+                raise UserError('train.warm_start needs path.pretrain_network_g, the checkpoint to start from')
+            self.accumulate = opt['train'].get('accumulate') or 1
+            if not isinstance(self.accumulate, int) or self.accumulate < 1:
+                raise UserError(f'train.accumulate is {self.accumulate!r}; it must be an integer from 1 up')
+        super().__init__(opt)
+
+    # -------------------------------------------------------------------------------------------------- set-up
+
+    def init_training_settings(self) -> None:
+        self._require_gradients(warm_start=self.schedule.in_warm_start(1))
+        super().init_training_settings()
+        if hasattr(self, 'net_g_ema') and self._fresh_warm_start():
+            self.model_ema(0)  # its own random reconstruction module gives way to that of net_g
+        batch = total_batch(self.opt)
+        get_root_logger().info(f'Learning rate {self.schedule.rate:.3e} for a total batch of {batch}.')
+
+    def setup_optimizers(self) -> None:
+        options = dict(self.opt['train']['optim_g'])
+        kind = options.pop('type')
+        if kind != 'Adam':
+            raise UserError(f'train.optim_g.type is {kind!r}; RAMiTModel knows Adam')
+        options['lr'] = self.schedule.rate
+        parameters = [p for p in self.net_g.parameters() if p.requires_grad]
+        self.optimizer_g = self.get_optimizer(kind, parameters, **options)
+        self.optimizers = [self.optimizer_g]
+
+    def setup_schedulers(self) -> None:
+        self.schedulers = []  # `schedule` is a function of the iteration; there is nothing to step or to save
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params') -> None:
+        skip = RECONSTRUCTION if self._fresh_warm_start() else None
+        load_weights(self.get_bare_model(net), read_weights(load_path, param_key), load_path, strict, skip)
+        what = 'all but the reconstruction module' if skip else 'all parameters'
+        get_root_logger().info(f'Loaded {what} from {load_path}.')
+
+    def _fresh_warm_start(self) -> bool:
+        return self.is_train and self.warm_starting and not self.opt['path'].get('resume_state')
+
+    def _require_gradients(self, warm_start: bool) -> None:
+        net = self.get_bare_model(self.net_g)
+        if warm_start and not any(name.startswith(RECONSTRUCTION) for name, _ in net.named_parameters()):
+            raise UserError(f'train.warm_start: {type(net).__name__} has no reconstruction module {RECONSTRUCTION[:-1]}')
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(not warm_start or name.startswith(RECONSTRUCTION))
+        self.in_warm_start = warm_start
+        if self.opt['dist']:  # DDP looks once at what needs gradients
+            self.net_g = self.model_to_device(net)
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Enter the phase of an iteration, counted from 1, and set its rate; `warmup_iter` is in the schedule."""
+        self._enter_phase(current_iter)
+        for group in self.optimizer_g.param_groups:
+            group['lr'] = self.schedule.learning_rate(current_iter)
+
+    def _enter_phase(self, iteration: int) -> None:
+        if self.in_warm_start and not self.schedule.in_warm_start(iteration):
+            self._require_gradients(warm_start=False)
+            self.setup_optimizers()
+            get_root_logger().info('Warm start ended: a new optimiser trains the whole network.')
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        self._enter_phase(resume_state['iter'])  # whose optimiser was saved
+        super().resume_training({**resume_state, 'schedulers': []})
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        self.optimizer_g.zero_grad()
+        parts = min(self.accumulate, len(self.lq))
+        losses: dict[str, Tensor] = {}
+        for i, (lq, gt) in enumerate(zip(self.lq.tensor_split(parts), self.gt.tensor_split(parts), strict=True)):
+            share = len(lq) / len(self.lq)
+            with self._synchronised(i == parts - 1):
+                with self._autocast('train'):
+                    output = self.net_g(lq).float()
+                terms = self._losses(output, gt)
+                (share * torch.stack(list(terms.values())).sum()).backward()
+            for name, value in terms.items():
+                losses[name] = losses.get(name, 0) + share * value.detach()
+        self.output = output.detach()
+        self._stop_unless_finite(losses, current_iter)
+        limit = self.opt['train'].get('grad_clip_norm')
+        if limit:
+            nn.utils.clip_grad_norm_(self.net_g.parameters(), limit)
+        self.optimizer_g.step()
+        self.log_dict = self.reduce_loss_dict(losses)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+
+    def _losses(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        losses = {}
+        if self.cri_pix:
+            losses['l_pix'] = self.cri_pix(output, gt)
+        if self.cri_perceptual:
+            perceptual, style = self.cri_perceptual(output, gt)
+            losses |= {k: v for k, v in {'l_percep': perceptual, 'l_style': style}.items() if v is not None}
+        return losses
+
+    def _autocast(self, section: str) -> AbstractContextManager:
+        enabled = bool((self.opt.get(section) or {}).get('bf16', False))
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager:
+        """Gradients are exchanged between processes with the last part of a batch only."""
+        return self.net_g.no_sync() if isinstance(self.net_g, DistributedDataParallel) and not last else nullcontext()
+
+    def _stop_unless_finite(self, losses: dict[str, Tensor], current_iter: int) -> None:
+        total = torch.stack(list(losses.values())).sum()
+        if self.opt['dist']:
+            torch.distributed.all_reduce(total)  # all processes stop together
+        if not math.isfinite(total.item()):
+            raise UserError(
+                f'iteration {current_iter}: the loss is {total.item()}; stopped before the weights were changed. Resume '
+                f'from {self.opt["path"]["training_states"]} with a lower train.optim_g.lr or with train.grad_clip_norm'
+            )
+
+    # ---------------------------------------------------------------------------------------------- validation
+
+    def test(self) -> None:
+        net = getattr(self, 'net_g_ema', self.net_g)
+        training = net.training
+        net.eval()
+        with torch.no_grad(), self._autocast('val'):
+            self.output = net(self.lq).float()
+        net.train(training)
+
+    def nondist_validation(
+        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        """Restore and score a set: BasicSR's log and images, and the scores of every image as CSV and JSON."""
+        name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
+        if self.is_train:  # BasicSR's loop counts on by one an epoch that it no longer trains
+            current_iter = min(int(current_iter), int(self.opt['train']['total_iter']))
+        metrics = self.opt['val'].get('metrics') or {}
+        rows: list[dict[str, Any]] = []
+        # None: on a terminal only
+        progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False,
+                        disable=None if self.opt['val'].get('pbar', True) else True)
+        for data in progress:
+            rows.append(self._restore_and_score(data, metrics, name, current_iter, save_img))
+        if not metrics or not rows or 'gt' not in rows[0]:
+            return
+        self._initialize_best_metric_results(name)
+        self.metric_results = mean_scores(rows, list(metrics))
+        for metric, value in self.metric_results.items():
+            self._update_best_metric_result(name, metric, value, current_iter)
+        self._log_validation_metric_values(current_iter, name, tb_logger)
+        self._write_scores(name, metrics, rows, current_iter)
+
+    def _restore_and_score(
+        self, data: dict[str, Any], metrics: dict[str, Any], name: str, current_iter: int | str, save_img: bool
+    ) -> dict[str, Any]:
+        self.feed_data(data)
+        self.test()
+        restored = tensor2img(self.output)
+        row: dict[str, Any] = {'image': Path(data.get('gt_path', data['lq_path'])[0]).stem, 'lq': data['lq_path'][0]}
+        if 'gt' in data:
+            row['gt'] = data.get('gt_path', data['lq_path'])[0]
+            images = {'img': restored, 'img2': tensor2img(self.gt)}
+            row |= {metric: float(calculate_metric(images, options)) for metric, options in metrics.items()}
+            del self.gt
+        del self.lq, self.output
+        if save_img:
+            path = self._image_path(Path(data['lq_path'][0]).stem, name, current_iter)
+            imwrite(restored, str(path))
+            row['restored'] = str(path)
+        return row
+
+    def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
+        folder = Path(self.opt['path']['visualization'])
+        if self.is_train:
+            return folder / image / f'{image}_{current_iter}.png'
+        return folder / name / f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png'
+
+    def _write_scores(self, name: str, metrics: dict, rows: list[dict], current_iter: int | str) -> None:
+        stem = f'{name}_{current_iter}' if self.is_train else name
+        protocol = {
+            'name': self.opt['name'],
+            'dataset': name,
+            'scale': self.opt.get('scale', 1),
+            'iteration': current_iter if self.is_train else None,
+            'checkpoint': None if self.is_train else self.opt['path'].get('pretrain_network_g'),
+            'bf16': bool(self.opt['val'].get('bf16', False)),
+            'metrics': metrics,
+        }
+        write_scores(Path(self.opt['path']['log'], 'scores', stem), protocol, rows, list(metrics))

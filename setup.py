@@ -1,0 +1,42 @@
+"""Metadata of the package. Exact versions for development and CI are in requirements.txt."""
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name='ramit-arch',
+    version='0.1.0',
+    description='RAMiT, lightweight image restoration by reciprocal attention mixing, as a plugin for BasicSR',
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    python_requires='>=3.10',
+    packages=find_packages(include=['ramit_arch', 'ramit_arch.*']),
+    # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
+    py_modules=['basicsr_command'],
+    entry_points={'console_scripts': ['basicsr = basicsr_command:main']},
+    install_requires=[
+        'torch>=2.4',
+        'torchvision',
+        'basicsr>=1.4.2',
+        'numpy>=1.24',
+        'opencv-python>=4.8',
+        'lmdb>=1.4',
+        'pyyaml>=6.0',
+        'scipy>=1.10',
+        'pillow>=10.1',
+        'safetensors>=0.4',
+        'tqdm>=4.60',
+    ],
+    extras_require={
+        'demo': ['scikit-image>=0.20'],
+        'dev': ['pytest>=8', 'pytest-xdist>=3.5', 'hypothesis>=6.100', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML'],
+    },
+    classifiers=[
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Image Processing',
+    ],
+)

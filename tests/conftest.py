@@ -1,0 +1,32 @@
+"""Shared by all tests: one thread a worker, small images and networks, and material that may be absent."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import SHARED, write_pairs
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'  # of subprocesses
+
+settings.register_profile(
+    'ramit', deadline=None, derandomize=True, max_examples=20, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile('ramit')
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Checkpoints and benchmark images that the project may not carry."""
+    if not (SHARED / 'reference' / 'checkpoints').is_dir():
+        pytest.skip('needs the published checkpoints and benchmark images, which are not part of the project')
+    return SHARED
+
+
+@pytest.fixture(scope='session')
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Read-only (gt, lq) folders with three pairs at scale 2."""
+    return write_pairs(tmp_path_factory.mktemp('pairs'))

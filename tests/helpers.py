@@ -1,0 +1,111 @@
+"""Small images, LMDBs, option files and the command line, for the tests."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import yaml
+
+import ramit_arch  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / 'shared'
+BASICSR = Path(sys.executable).with_name('basicsr')
+
+TINY_NETWORK = {
+    'type': 'RAMiT', 'upscale': 2, 'dim': 16, 'depths': [1, 1, 1, 2], 'num_heads': [4, 4, 4, 4],
+    'expand_groups': 1, 'window_size': 2,
+}  # fmt: skip
+
+
+def photograph(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
+    """A smooth, reproducible (height, width, channels) uint8 image."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return image if channels == 3 else image[..., :1]
+
+
+def write_pairs(folder: Path, count: int = 3, lq: tuple[int, int] = (20, 24), scale: int = 2) -> tuple[Path, Path]:
+    """PNG pairs `0.png` ... under folder/gt and folder/lq; LQ (height, width) grows by one pixel an image."""
+    for kind in ('gt', 'lq'):
+        (folder / kind).mkdir(parents=True)
+    for i in range(count):
+        size = (lq[0] + i, lq[1] + i)
+        gt = photograph(i, size[0] * scale, size[1] * scale)
+        cv2.imwrite(str(folder / 'gt' / f'{i}.png'), gt)
+        cv2.imwrite(str(folder / 'lq' / f'{i}.png'), cv2.resize(gt, size[::-1], interpolation=cv2.INTER_AREA))
+    return folder / 'gt', folder / 'lq'
+
+
+def write_lmdb(folder: Path, target: Path) -> Path:
+    """Pack a folder of PNG files as an LMDB in BasicSR's layout."""
+    files = sorted(folder.iterdir())
+    with lmdb.open(str(target), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+        for file in files:
+            transaction.put(file.stem.encode(), file.read_bytes())
+    shapes = [cv2.imread(str(file)).shape for file in files]
+    lines = [f'{file.stem}.png ({h},{w},{c}) 1\n' for file, (h, w, c) in zip(files, shapes, strict=True)]
+    (target / 'meta_info.txt').write_text(''.join(lines))
+    return target
+
+
+def run_basicsr(*arguments: str, cwd: Path, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    """What a user types, in a process of its own."""
+    return subprocess.run(
+        [str(BASICSR), *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def tiny_options(gt: Path, lq: Path, name: str = 'tiny', **train: object) -> dict:
+    """A training run of four iterations with validation, in a second or two."""
+    data = {'type': 'PairedRestorationDataset', 'dataroot_gt': str(gt), 'dataroot_lq': str(lq)}
+    return {
+        'name': name,
+        'model_type': 'RAMiTModel',
+        'scale': 2,
+        'num_gpu': 0,
+        'manual_seed': 3,
+        'datasets': {
+            'train': {**data, 'name': 'tiny', 'lq_patch_size': 8, 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0,
+                      'repeat': 2},
+            'val': {**data, 'name': 'tiny_val'},
+        },
+        'network_g': dict(TINY_NETWORK),
+        'path': {},
+        'train': {
+            'total_iter': 4,
+            'optim_g': {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
+            'pixel_opt': {'type': 'L1Loss'},
+            **train,
+        },
+        'val': {'val_freq': 4, 'save_img': False, 'metrics': {
+            'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True},
+            'ssim': {'type': 'calculate_ssim', 'crop_border': 2, 'test_y_channel': True},
+        }},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': False},
+    }  # fmt: skip
+
+
+def options_of_test(train_options: dict, checkpoint: Path | str) -> dict:
+    """The test that belongs to a training."""
+    opt = {key: train_options[key] for key in ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'network_g')}
+    val = train_options['datasets']['val']
+    metrics = train_options['val']['metrics']
+    return {
+        **opt,
+        'datasets': {'test_1': val},
+        'path': {'pretrain_network_g': str(checkpoint)},
+        'val': {'save_img': True, 'metrics': metrics},
+    }
+
+
+def write_options(file: Path, opt: dict) -> Path:
+    """Write an option file."""
+    file.write_text(yaml.safe_dump(opt, sort_keys=False))
+    return file
