@@ -17,10 +17,8 @@ from ramit_arch.data.pixels import augment, crop_pair, decode, to_tensor
 from ramit_arch.data.stores import Store, open_store
 from ramit_arch.errors import UserError, check_keys
 
-OWN_KEYS = frozenset(
-    'dataroot_lq dataroot_gt repeat meta_info_file filename_tmpl io_backend lq_patch_size gt_size '
-    'use_hflip use_rot color'.split()
-)
+ROOT_KEYS = frozenset('dataroot_lq dataroot_gt repeat meta_info_file filename_tmpl'.split())
+OWN_KEYS = ROOT_KEYS | frozenset('roots io_backend lq_patch_size gt_size use_hflip use_rot color'.split())
 LOADER_KEYS = frozenset(  # read by BasicSR's loop and loader; use_shuffle stands in its files and is read by nobody
     'name type phase scale num_worker_per_gpu batch_size_per_gpu dataset_enlarge_ratio prefetch_mode '
     'num_prefetch_queue pin_memory persistent_workers use_shuffle'.split()
@@ -42,12 +40,14 @@ class PairedRestorationDataset(Dataset):
     """LQ/HQ pairs from folders or LMDBs.
 
     Option keys:
-        dataroot_lq, dataroot_gt: a folder or LMDB each, or lists of the same length: several roots in one set.
-        repeat: how often an epoch holds the root's images, a number or one a root; 18.551 takes each image 18 times
-            and draws the rest at random. Default 1. Training only.
-        io_backend: {type: disk} or {type: lmdb}. Default disk.
-        meta_info_file: text file with the GT file names, one a line, or one file a root. Disk only.
+        dataroot_lq, dataroot_gt: a folder or LMDB each.
+        repeat: how often an epoch holds the images; 18.551 takes each image 18 times and draws the rest at random.
+            Default 1. Training only.
+        meta_info_file: text file with the GT file names, one a line. Disk only.
         filename_tmpl: LQ name from the GT name, without suffix; '{}x2' finds babyx2.png for baby.png. Default '{}'.
+        roots: instead of one root a list of them in one set, each with the keys above; what a root leaves out is
+            taken from the set.
+        io_backend: {type: disk} or {type: lmdb}. Default disk.
         color: rgb or gray (OpenCV's conversion). Default rgb.
         lq_patch_size: side of the random crop in LQ pixels; or BasicSR's gt_size, `scale` times as large. Training.
         use_hflip, use_rot: random flip, random rotation by quarter turns. Default true. Training only.
@@ -74,8 +74,9 @@ class PairedRestorationDataset(Dataset):
         self.patch = self._patch_size() if self.training else None
         self.flip, self.rotate = opt.get('use_hflip', True), opt.get('use_rot', True)
 
-        self.roots = self._find_pairs()
-        self.repeats = self._repeats()
+        roots = self._root_options()
+        self.repeats = [self._repeat(root) for root in roots]
+        self.roots = [self._find_pairs(root) for root in roots]
         self._check_pairs()
         lengths = [int(len(pairs) * repeat + 1e-6) for pairs, repeat in zip(self.roots, self.repeats, strict=True)]
         self.ends = list(accumulate(lengths))
@@ -136,37 +137,40 @@ class PairedRestorationDataset(Dataset):
             raise UserError(f'{self.where}: lq_patch_size is {patch!r}; it must be an integer from 1 up')
         return patch
 
-    def _per_root(self, key: str, roots: int, default: Any) -> list[Any]:
-        value = self.opt.get(key, default)
-        values = value if isinstance(value, (list, tuple)) else [value] * roots
-        if len(values) != roots:
-            raise UserError(f'{self.where}: {key} has {len(values)} entries for {roots} data roots')
-        return list(values)
+    def _root_options(self) -> list[dict[str, Any]]:
+        common = {key: value for key, value in self.opt.items() if key in ROOT_KEYS}
+        roots = self.opt.get('roots')
+        if roots is None:
+            return [common]
+        if not isinstance(roots, list) or not roots or not all(isinstance(root, dict) for root in roots):
+            raise UserError(f'{self.where}: roots must be a list of sections with dataroot_gt and dataroot_lq')
+        if common.keys() & {'dataroot_gt', 'dataroot_lq'}:
+            raise UserError(f'{self.where}: give either roots or dataroot_gt and dataroot_lq')
+        for root in roots:
+            check_keys(root, ROOT_KEYS, f'{self.where}: roots')
+        return [{**common, **root} for root in roots]
 
-    def _find_pairs(self) -> list[list[Pair]]:
+    def _repeat(self, root: dict[str, Any]) -> float:
+        repeat = root.get('repeat', 1)
+        if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or not 0 < repeat < math.inf:
+            raise UserError(f'{self.where}: repeat is {repeat!r}; it must be a positive number')
+        if repeat != 1 and not self.training:
+            raise UserError(f'{self.where}: repeat is for training; remove it here')
+        return repeat
+
+    def _find_pairs(self, root: dict[str, Any]) -> list[Pair]:
         for key in ('dataroot_lq', 'dataroot_gt'):
-            if not self.opt.get(key):
-                raise UserError(f'{self.where}: {key} is missing; give a folder, an LMDB or a list of them')
-        gt_roots = self.opt['dataroot_gt']
-        gt_roots = [gt_roots] if isinstance(gt_roots, str) else list(gt_roots)
-        count = len(gt_roots)
-        lq_roots = self._per_root('dataroot_lq', 1 if isinstance(self.opt['dataroot_lq'], str) else count, None)
-        if len(lq_roots) != count:
-            raise UserError(f'{self.where}: {len(lq_roots)} dataroot_lq for {count} dataroot_gt')
-        backend = (self.opt.get('io_backend') or {}).get('type', 'disk')
-        metas = self._per_root('meta_info_file', count, None)
-        templates = self._per_root('filename_tmpl', count, '{}')
-        rows = zip(lq_roots, gt_roots, metas, templates, strict=True)
-        return [self._pairs_of_root(backend, *row) for row in rows]
-
-    def _pairs_of_root(self, backend: str, lq_root: str, gt_root: str, meta: str | None, template: str) -> list[Pair]:
+            if not isinstance(root.get(key), str):
+                raise UserError(f'{self.where}: {key} is missing; give a folder or an LMDB (several: see roots)')
+        template, meta = root.get('filename_tmpl', '{}'), root.get('meta_info_file')
         if '{}' not in template:
             raise UserError(f"{self.where}: filename_tmpl is {template!r}; it must contain {{}}, as in '{{}}x2'")
-        lq_store = open_store(str(Path(lq_root).expanduser()), backend)
-        gt_store = open_store(str(Path(gt_root).expanduser()), backend, meta)
+        backend = (self.opt.get('io_backend') or {}).get('type', 'disk')
+        lq_store = open_store(str(Path(root['dataroot_lq']).expanduser()), backend)
+        gt_store = open_store(str(Path(root['dataroot_gt']).expanduser()), backend, meta)
         names = gt_store.names()
         if not names:
-            raise UserError(f'{self.where}: {gt_root}: no images')
+            raise UserError(f'{self.where}: {gt_store.root}: no images')
         # A meta-info file may name subfolders of GT; LQ lies flat, as in BasicSR.
         wanted = {name: template.format(Path(name).name if meta else name) for name in names}
         have = set(lq_store.names())
@@ -175,19 +179,10 @@ class PairedRestorationDataset(Dataset):
             lonely += [f'{lq_store.path(name)} (GT is missing)' for name in sorted(have - set(wanted.values()))]
         if lonely:
             raise UserError(
-                f'{self.where}: {len(lonely)} images of {lq_root} and {gt_root} have no partner, first '
+                f'{self.where}: {len(lonely)} images of {lq_store.root} and {gt_store.root} have no partner, first '
                 f'{", ".join(lonely[:3])}; check the roots and filename_tmpl'
             )
         return [Pair(lq_store, gt_store, lq, gt) for gt, lq in wanted.items()]
-
-    def _repeats(self) -> list[float]:
-        repeats = self._per_root('repeat', len(self.roots), 1)
-        for repeat in repeats:
-            if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or not 0 < repeat < math.inf:
-                raise UserError(f'{self.where}: repeat is {repeat!r}; it must be a positive number, or one a root')
-            if repeat != 1 and not self.training:
-                raise UserError(f'{self.where}: repeat is for training; remove it here')
-        return repeats
 
     def _check_pairs(self) -> None:
         problems = []

@@ -1,0 +1,68 @@
+"""The learning rate of the paper, as a function of the iteration."""
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ramit_arch.errors import UserError
+from ramit_arch.models.schedule import Schedule, read_schedule
+
+SCRATCH = Schedule(4e-4, (200_000, 300_000, 400_000, 425_000, 450_000, 475_000), 0.5, warmup=20_000)
+FINETUNING = Schedule(4e-4, (50_000, 100_000), 0.5, warmup=20_000, warm_start=50_000)
+
+
+@pytest.mark.parametrize(
+    ('iteration', 'rate'),
+    [(1, 4e-4 / 20_000), (10_000, 2e-4), (20_000, 4e-4), (200_000, 4e-4), (200_001, 2e-4), (500_000, 4e-4 / 64)],
+)
+def test_warm_up_and_halving_from_scratch(iteration: int, rate: float) -> None:
+    assert SCRATCH.learning_rate(iteration) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('iteration', 'rate'),
+    [(1, 4e-4), (50_000, 4e-4), (50_001, 4e-4 / 20_000), (70_000, 4e-4), (100_000, 4e-4), (100_001, 2e-4)],
+)
+def test_warm_start_is_constant_and_the_rest_counts_from_its_end(iteration: int, rate: float) -> None:
+    assert FINETUNING.learning_rate(iteration) == pytest.approx(rate, rel=1e-12)
+    assert FINETUNING.in_warm_start(iteration) == (iteration <= 50_000)
+
+
+@given(st.integers(1, 600_000))
+def test_rate_is_positive_and_never_above_the_full_one(iteration: int) -> None:
+    for schedule in (SCRATCH, FINETUNING):
+        assert 0 < schedule.learning_rate(iteration) <= schedule.rate
+
+
+def options(**train: object) -> dict:
+    optim = {'type': 'Adam', 'lr': 4e-4}
+    return {'dist': False, 'world_size': 1, 'num_gpu': 0, 'train': {'optim_g': optim, **train},
+            'datasets': {'train': {'batch_size_per_gpu': 16}}}  # fmt: skip
+
+
+def test_rate_is_scaled_linearly_to_the_total_batch() -> None:
+    assert read_schedule(options(lr_batch_size=64)).rate == pytest.approx(1e-4)
+    assert read_schedule({**options(lr_batch_size=64), 'num_gpu': 2}).rate == pytest.approx(2e-4)
+    assert read_schedule({**options(lr_batch_size=64), 'dist': True, 'world_size': 8}).rate == pytest.approx(8e-4)
+    assert read_schedule(options()).rate == pytest.approx(4e-4)
+
+
+@pytest.mark.parametrize(
+    ('train', 'message'),
+    [
+        ({'optim_g': {'type': 'Adam', 'lr': '4e-4'}}, '4.0e-4, not 4e-4'),
+        ({'optim_g': {'type': 'Adam', 'lr': 0}}, 'optim_g.lr is 0'),
+        ({'lr_batch_size': 0}, 'lr_batch_size is 0'),
+        ({'scheduler': {'type': 'CosineAnnealingRestartLR'}}, 'MultiStepLR'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestone': [1]}}, 'did you mean milestones?'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestones': 5}}, 'list of iterations'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0}}, 'gamma is 0'),
+        ({'warm_start': {'iters': 5}}, 'did you mean iter?'),
+        ({'warm_start': {'iter': -5}}, 'warm_start.iter is -5'),
+        ({'warmup_iter': 0.5}, 'warmup_iter is 0.5'),
+    ],
+)
+def test_wrong_keys_are_named(train: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_schedule(options(**train))
