@@ -16,6 +16,7 @@ EXAMPLES = {
     '  basicsr train -opt options/train_RAMiT_SRx2.yml --auto_resume\n'
     '  basicsr train -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999 name=with_ema',
     'test': 'basicsr test -opt options/test_RAMiT_SRx2.yml\n'
+    '  basicsr test -opt options/test_RAMiT_SRx2.yml --only Set5 Set14\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --force_yml path:pretrain_network_g=my.pth',
     'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
     'complexity': 'basicsr complexity -opt options/test_RAMiT_SRx2.yml options/test_RAMiT_SRx4.yml',
@@ -41,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument('--auto_resume', action='store_true', help='go on from the newest state of this experiment')
         verb.add_argument('--debug', action='store_true', help='validate and save every 8 iterations, log every one')
         verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+    for verb in (test, compare):
+        verb.add_argument('--only', nargs='+', metavar='NAME', help='run these data sets of the file, not the others')
     complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
     for verb in (train, test, compare, complexity):
         verb.add_argument(

@@ -11,8 +11,9 @@ class UserError(Exception):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' for the nearest known word, or nothing."""
-    near = get_close_matches(str(word), list(known), n=1)
-    return f' (did you mean {near[0]}?)' if near else ''
+    spelt = {str(name).lower(): name for name in known}
+    near = get_close_matches(str(word).lower(), list(spelt), n=1)
+    return f' (did you mean {spelt[near[0]]}?)' if near else ''
 
 
 def check_keys(given: Iterable[str], known: Collection[str], where: str) -> None:

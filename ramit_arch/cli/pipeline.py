@@ -17,9 +17,15 @@ from ramit_arch.errors import UserError
 
 
 def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
-    """The options of a file with `--force_yml` applied."""
+    """The options of a file with `--force_yml` and `--only` applied.
+
+    Raises:
+        UserError: the file cannot be read, or an argument does not fit it.
+    """
     opt = options.load(file)
     options.override(opt, args.force_yml)
+    if getattr(args, 'only', None):
+        options.keep_datasets(opt, args.only)
     return opt
 
 
@@ -35,10 +41,10 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
         raise UserError(f'--launcher {args.launcher} needs CUDA devices, and torch finds none; leave it out')
     with tempfile.TemporaryDirectory() as folder:
         file = args.opt
-        if args.force_yml:
-            # BasicSR evaluates --force_yml as Python; it gets the resolved file instead, which it also archives.
+        if opt != options.load(args.opt):
+            # BasicSR would evaluate --force_yml as Python; it gets the resolved file instead, which it also archives.
             file = str(Path(folder, Path(args.opt).name))
-            head = f'# {args.opt} with --force_yml {" ".join(args.force_yml)}\n'
+            head = f'# {args.opt} as changed by: {" ".join(sys.argv[1:])}\n'
             Path(file).write_text(head + yaml.safe_dump(opt, sort_keys=False, allow_unicode=True), encoding='utf-8')
         sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]
         sys.argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug

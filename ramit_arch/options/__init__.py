@@ -14,6 +14,13 @@ import yaml
 from ramit_arch.errors import UserError, check_keys, suggestion
 
 _FLOAT_AS_TEXT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+')
+# With RAMiTModel every key has a reader; what another model reads is not ours to know.
+_TOP_KEYS = frozenset(
+    'name model_type scale num_gpu manual_seed datasets network_g path train val logger dist_params '
+    'find_unused_parameters'.split()
+)
+_PATH_KEYS = frozenset('pretrain_network_g strict_load_g param_key_g resume_state ignore_resume_networks'.split())
+_LOGGER_KEYS = frozenset('print_freq save_checkpoint_freq use_tb_logger wandb'.split())
 _PATH_KEY = re.compile(r'dataroot_.+|meta_info_file|pretrain_network_.+|resume_state')
 
 
@@ -61,6 +68,20 @@ def override(opt: dict[str, Any], assignments: list[str]) -> None:
         section[last] = float(value) if isinstance(value, str) and _FLOAT_AS_TEXT.fullmatch(value) else value
 
 
+def keep_datasets(opt: dict[str, Any], names: list[str]) -> None:
+    """Drop the data sets that are not named, in place.
+
+    Raises:
+        UserError: a name is not that of a data set.
+    """
+    datasets = opt.get('datasets') or {}
+    known = [dataset.get('name') for dataset in datasets.values()]
+    for name in names:
+        if name not in known:
+            raise UserError(f'--only {name}: no such data set{suggestion(name, known)}; there are {", ".join(known)}')
+    opt['datasets'] = {key: dataset for key, dataset in datasets.items() if dataset.get('name') in names}
+
+
 def check(opt: dict[str, Any], file: str | Path, training: bool) -> None:
     """Find what would stop a run, or be ignored by it, before it starts and before any folder is made.
 
@@ -74,6 +95,7 @@ def check(opt: dict[str, Any], file: str | Path, training: bool) -> None:
         _check_sections(opt, training)
         _check_values(opt)
         _check_names(opt)
+        _check_keys(opt)
         _check_network(opt)
 
 
@@ -173,6 +195,13 @@ def _check_registered(key: str, name: Any, kind: str) -> None:
     known = getattr(registry, f'{kind.upper()}_REGISTRY')
     if name not in known:
         raise UserError(f'{key}: no {kind} is registered as {name!r}{suggestion(str(name), known.keys())}')
+
+
+def _check_keys(opt: dict[str, Any]) -> None:
+    if opt['model_type'] == 'RAMiTModel':
+        check_keys(opt, _TOP_KEYS, 'at the top')
+        check_keys(opt['path'], _PATH_KEYS, 'path')
+        check_keys(opt.get('logger') or {}, _LOGGER_KEYS, 'logger')
 
 
 def _check_network(opt: dict[str, Any]) -> None:

@@ -1,0 +1,325 @@
+"""The `basicsr` command as a user types it, in a process of its own."""
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import BASICSR, options_of_test, run_basicsr, tiny_options, write_options, write_pairs
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, option files and a finished training of four iterations."""
+    folder = tmp_path_factory.mktemp('run')
+    gt, lq = write_pairs(folder / 'data')
+    opt = tiny_options(gt, lq)
+    opt['datasets']['train']['num_worker_per_gpu'] = 1
+    write_options(folder / 'train.yml', opt)
+    write_options(folder / 'test.yml', options_of_test(opt, 'experiments/tiny/models/net_g_latest.pth'))
+    result = run_basicsr('train', '-opt', 'train.yml', cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)['params']
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ------------------------------------------------------------------------------------------------- training and testing
+
+
+def test_train_writes_into_the_current_folder(trained: Path) -> None:
+    experiment = trained / 'experiments' / 'tiny'
+    assert sorted(path.name for path in (experiment / 'models').iterdir()) == [
+        'net_g_2.pth', 'net_g_4.pth', 'net_g_latest.pth'
+    ]  # fmt: skip
+    assert (experiment / 'training_states' / '4.state').is_file()
+    assert (experiment / 'scores' / 'tiny_val_4.csv').is_file()
+    assert equal(load(experiment / 'models' / 'net_g_4.pth'), load(experiment / 'models' / 'net_g_latest.pth'))
+
+
+def test_test_restores_scores_and_compares(trained: Path) -> None:
+    result = run_basicsr('test', '-opt', 'test.yml', cwd=trained)
+    assert result.returncode == 0, result.stderr
+    results = trained / 'results' / 'tiny'
+    assert len(list((results / 'visualization' / 'tiny_val').glob('*_tiny.png'))) == 3
+    with (results / 'scores' / 'tiny_val.csv').open() as file:
+        assert [row['image'] for row in csv.DictReader(file)] == ['0', '1', '2', 'mean']
+    content = json.loads((results / 'scores' / 'tiny_val.json').read_text())
+    assert content['checkpoint'] == 'experiments/tiny/models/net_g_latest.pth'
+
+    result = run_basicsr('compare', '-opt', 'test.yml', cwd=trained)
+    assert result.returncode == 0, result.stderr
+    assert 'bicubic PSNR' in result.stdout
+    assert result.stdout.strip().endswith('results/tiny/comparison_tiny_val.png')
+    assert (results / 'comparison_tiny_val.png').is_file()
+
+
+def test_auto_resume_goes_on_where_the_run_stopped(trained: Path, tmp_path: Path) -> None:
+    opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq')
+    opt['train']['total_iter'] = 2
+    write_options(tmp_path / 'train.yml', opt)
+    assert run_basicsr('train', '-opt', 'train.yml', cwd=tmp_path).returncode == 0
+    opt['train']['total_iter'] = 3  # an epoch has three iterations
+    write_options(tmp_path / 'train.yml', opt)
+    result = run_basicsr('train', '-opt', 'train.yml', '--auto_resume', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'Resuming training from epoch: 0, iter: 2' in result.stderr
+
+
+@pytest.mark.parametrize('flag', [(), ('--force_yml', 'path:resume_state=experiments/tiny/training_states/2.state')])
+def test_resume_state_works_without_cuda(flag: tuple, trained: Path, tmp_path: Path) -> None:
+    state = trained / 'experiments' / 'tiny'
+    opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq')
+    if not flag:
+        opt['path']['resume_state'] = 'experiments/tiny/training_states/2.state'
+    write_options(tmp_path / 'train.yml', opt)
+    for part in ('models/net_g_2.pth', 'training_states/2.state'):
+        target = tmp_path / 'experiments' / 'tiny' / part
+        target.parent.mkdir(parents=True)
+        target.write_bytes((state / part).read_bytes())
+    result = run_basicsr('train', '-opt', 'train.yml', *flag, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'iter: 2.' in result.stderr
+    assert (tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_4.pth').is_file()
+
+
+def test_runs_are_reproducible_whatever_the_number_of_workers(trained: Path, tmp_path: Path) -> None:
+    workers = ['datasets:train:num_worker_per_gpu=2', 'datasets:train:persistent_workers=true']
+    result = run_basicsr('train', '-opt', str(trained / 'train.yml'), '--force_yml', *workers, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    again, first = (folder / 'experiments/tiny/models/net_g_4.pth' for folder in (tmp_path, trained))
+    assert equal(load(again), load(first))
+
+
+def test_force_yml_takes_yaml_and_is_archived(trained: Path, tmp_path: Path) -> None:
+    changes = ['train:optim_g:lr=5e-4', 'train:total_iter=2', 'name=other', 'train:ema_decay=0.9']
+    result = run_basicsr('train', '-opt', str(trained / 'train.yml'), '--force_yml', *changes, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    archived = (tmp_path / 'experiments' / 'other' / 'train.yml').read_text()
+    for text in ('lr: 0.0005', 'total_iter: 2', 'ema_decay: 0.9', 'train:optim_g:lr=5e-4'):
+        assert text in archived
+
+
+def test_debug_prefixes_the_name(trained: Path, tmp_path: Path) -> None:
+    result = run_basicsr('train', '-opt', str(trained / 'train.yml'), '--debug', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'experiments' / 'debug_tiny').is_dir()
+
+
+def test_only_runs_the_named_sets(trained: Path, tmp_path: Path) -> None:
+    opt = options_of_test(
+        tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq'), trained / 'experiments/tiny/models/net_g_4.pth'
+    )
+    opt['datasets']['test_2'] = {**opt['datasets']['test_1'], 'name': 'absent', 'dataroot_gt': '/nowhere'}
+    write_options(tmp_path / 'test.yml', opt)
+    assert run_basicsr('test', '-opt', 'test.yml', cwd=tmp_path).returncode == 1
+    result = run_basicsr('test', '-opt', 'test.yml', '--only', 'tiny_val', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+# ----------------------------------------------------------------------------------------------------- drop-in for BasicSR
+
+
+def test_stock_model_and_data_set_train_and_test_with_type_ramit(trained: Path, tmp_path: Path) -> None:
+    opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq', name='stock')
+    opt['model_type'] = 'SRModel'
+    opt['train']['optim_g'] = {'type': 'Adam', 'lr': 0.001}
+    for phase, section in opt['datasets'].items():
+        section.update(type='PairedImageDataset', io_backend={'type': 'disk'})
+        if phase == 'train':
+            section.update(gt_size=16, use_hflip=True, use_rot=True)
+            del section['lq_patch_size'], section['repeat']
+    opt['train'].update(ema_decay=0.9)
+    write_options(tmp_path / 'train.yml', opt)
+    test = options_of_test(opt, 'experiments/stock/models/net_g_latest.pth')
+    test['val'].update(suffix=None)
+    write_options(tmp_path / 'test.yml', test)
+    for verb in ('train', 'test'):
+        result = run_basicsr(verb, '-opt', f'{verb}.yml', cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / 'results/stock/visualization/tiny_val').iterdir())) == 3
+
+
+def test_basicsrs_own_pipeline_works_after_importing_the_package(trained: Path, tmp_path: Path) -> None:
+    code = 'import ramit_arch, os; from basicsr.train import train_pipeline; train_pipeline(os.getcwd())'
+    for resume in ([], ['--auto_resume']):
+        command = [sys.executable, '-c', code, '-opt', str(trained / 'train.yml'), *resume]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+        assert result.returncode == 0, result.stderr
+    theirs, ours = (folder / 'experiments/tiny/models/net_g_4.pth' for folder in (tmp_path, trained))
+    assert equal(load(theirs), load(ours))
+
+
+# ------------------------------------------------------------------------------------------------------------ help, errors
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['--version'], ['train', '--help'], ['complexity', '--help']])
+def test_help_and_version_answer_without_importing_torch(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / 'torch.py').write_text('raise SystemExit("torch was imported")')
+    result = subprocess.run(
+        [sys.executable, '-c', f'import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv[1:] = {arguments!r}\n'
+         'import basicsr_command; basicsr_command.main()'],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'example' in result.stdout or 'VERB' in result.stdout or 'ramit-arch' in result.stdout
+
+
+@pytest.mark.parametrize('verb', ['train', 'test', 'compare', 'complexity'])
+def test_every_verb_has_an_example(verb: str, tmp_path: Path) -> None:
+    result = run_basicsr(verb, '--help', cwd=tmp_path)
+    assert f'example:\n  basicsr {verb} -opt options/' in result.stdout
+
+
+def mistake(verb: str, opt: dict | str | None, cwd: Path, *more: str) -> str:
+    """The error lines of a run that must fail, without a traceback and without leaving a folder."""
+    if isinstance(opt, dict):
+        write_options(cwd / 'wrong.yml', opt)
+    elif opt is not None:
+        (cwd / 'wrong.yml').write_text(opt)
+    result = run_basicsr(verb, '-opt', 'wrong.yml', *more, cwd=cwd)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith(('error:', '('))]
+    assert 1 <= len(lines) <= 2
+    assert not (cwd / 'experiments').exists()
+    return '\n'.join(lines)
+
+
+def changed(trained: Path, *path: str, value: object = None) -> dict:
+    """The training options with one key changed, or deleted."""
+    opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq')
+    section = opt
+    for key in path[:-1]:
+        section = section[key]
+    if value is None:
+        del section[path[-1]]
+    else:
+        section[path[-1]] = value
+    return opt
+
+
+MISTAKES = [
+    (('network_g', 'dim'), 60, 'wrong.yml: network_g: dim is 60; it must be a multiple of 16'),
+    (('network_g', 'dims'), 64, 'network_g: unknown key dims (did you mean dim?)'),
+    (('network_g', 'type'), 'RAMIT', "network_g.type: no arch is registered as 'RAMIT' (did you mean RAMiT?)"),
+    (('network_g', 'upscale'), 3, 'scale is 2, but network_g.upscale is 3'),
+    (('vall',), {}, 'unknown key vall (did you mean val?)'),
+    (('path', 'pretrained_network_g'), 'x.pth', 'path: unknown key pretrained_network_g (did you mean pretrain_network_g?)'),
+    (('model_type',), 'RamitModel', 'did you mean RAMiTModel?'),
+    (('datasets', 'train', 'dataroot_gt'), '/no/such/place', 'datasets.train.dataroot_gt: /no/such/place does not exist'),
+    (('train', 'optim_g', 'lr'), None, 'the key train.optim_g.lr is missing'),
+    (('num_gpu',), None, 'the key num_gpu is missing'),
+    (('logger',), None, 'the key logger is missing'),
+    (('path', 'pretrain_network_g'), 'gone.pth', 'path.pretrain_network_g: gone.pth does not exist'),
+]
+
+
+@pytest.mark.parametrize(('path', 'value', 'message'), MISTAKES, ids=[f'{p[-1]}={v}' for p, v, _ in MISTAKES])
+def test_mistakes_in_an_option_file_are_told_in_two_lines(
+    path: tuple, value: object, message: str, trained: Path, tmp_path: Path
+) -> None:
+    assert message in mistake('train', changed(trained, *path, value=value), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, 'wrong.yml: cannot be read (No such file or directory)'),
+        ('', 'wrong.yml: empty'),
+        ('name: [1, 2\nscale: 3\n', 'wrong.yml:2: not plain YAML'),
+        ('name: !!python/object/apply:os.mkdir [experiments]\n', 'wrong.yml:1: not plain YAML'),
+    ],
+)
+def test_files_that_are_not_option_files_are_named(text: str | None, message: str, tmp_path: Path) -> None:
+    assert message in mistake('train', text, tmp_path)
+
+
+def test_number_that_yaml_reads_as_text_is_named(trained: Path, tmp_path: Path) -> None:
+    opt = (trained / 'train.yml').read_text().replace('lr: 0.001', 'lr: 1e-3')
+    assert 'train.optim_g.lr: YAML reads 1e-3 as text; write 0.001' in mistake('train', opt, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [('tran:total_iter=2', 'did you mean train?'), ('name', 'expected key:key=value'), ('name=[', 'not YAML')],
+)
+def test_wrong_force_yml_is_named(change: str, message: str, trained: Path, tmp_path: Path) -> None:
+    text = (trained / 'train.yml').read_text()
+    assert message in mistake('train', text, tmp_path, '--force_yml', change)
+
+
+def test_force_yml_is_not_executed(trained: Path, tmp_path: Path) -> None:
+    for attack in ('name"]=__import__("os").mkdir("experiments");opt["name=x', 'name=[__import__("os").mkdir("pwned")]'):
+        mistake('train', (trained / 'train.yml').read_text(), tmp_path, '--force_yml', attack)
+    assert not (tmp_path / 'pwned').exists()
+
+
+def test_launcher_without_cuda_is_refused(trained: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip('this machine has CUDA')
+    text = (trained / 'train.yml').read_text()
+    assert 'needs CUDA' in mistake('train', text, tmp_path, '--launcher', 'pytorch')
+
+
+def test_error_in_a_worker_ends_the_run_with_its_own_words(tmp_path: Path) -> None:
+    gt, lq = write_pairs(tmp_path / 'data')
+    for path in gt.iterdir():
+        path.write_bytes(path.read_bytes()[:-200])  # headers are fine
+    opt = tiny_options(gt, lq)
+    opt['datasets']['train']['num_worker_per_gpu'] = 1
+    write_options(tmp_path / 'train.yml', opt)
+    result = run_basicsr('train', '-opt', 'train.yml', cwd=tmp_path)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith('error:')]
+    assert 'GT of' in line
+    assert 'not an image that can be read' in line
+
+
+def test_foreign_errors_name_their_place_and_traceback_shows_all(trained: Path, tmp_path: Path) -> None:
+    opt = changed(trained, 'train', 'pixel_opt', value={'type': 'L1Loss', 'reduction': 'median'})
+    write_options(tmp_path / 'wrong.yml', opt)
+    result = run_basicsr('train', '-opt', 'wrong.yml', cwd=tmp_path)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert 'error: ValueError: Unsupported reduction mode: median' in result.stderr
+    assert 'basic_loss.py' in result.stderr.splitlines()[-1]
+    result = run_basicsr('train', '-opt', 'wrong.yml', '--traceback', cwd=tmp_path)
+    assert 'Traceback (most recent call last)' in result.stderr
+
+
+def test_wrong_command_line_exits_with_2(tmp_path: Path) -> None:
+    assert run_basicsr('train', cwd=tmp_path).returncode == 2
+    assert run_basicsr('trian', '-opt', 'x.yml', cwd=tmp_path).returncode == 2
+
+
+def test_ctrl_c_exits_with_130(trained: Path, tmp_path: Path) -> None:
+    import signal
+
+    opt = changed(trained, 'train', 'total_iter', value=100000)
+    write_options(tmp_path / 'train.yml', opt)
+    with subprocess.Popen([BASICSR, 'train', '-opt', 'train.yml'], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if 'l_pix' in line:
+                break
+        run.send_signal(signal.SIGINT)
+        stderr = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert 'Traceback' not in stderr
+
+
+def test_compare_before_test_says_what_to_do(trained: Path, tmp_path: Path) -> None:
+    opt = options_of_test(tiny_options(trained / 'data/gt', trained / 'data/lq'), trained / 'train.yml')
+    assert 'run `basicsr test` with this option file first' in mistake('compare', opt, tmp_path)
