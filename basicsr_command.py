@@ -3,6 +3,7 @@
 Parsing needs only the standard library, so that help and version answer at once; a verb's module, and with it torch,
 is imported when the verb runs.
 """
+
 from __future__ import annotations
 
 import argparse

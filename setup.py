@@ -1,4 +1,5 @@
 """Metadata of the package. Exact versions for development and CI are in requirements.txt."""
+
 from pathlib import Path
 
 from setuptools import find_packages, setup

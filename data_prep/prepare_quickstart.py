@@ -5,6 +5,7 @@
 writes datasets/quickstart/{train,test}/{HR,LRx2}.lmdb, and the same images as PNG files beside them. Nothing is
 downloaded, and a second run does nothing.
 """
+
 from __future__ import annotations
 
 import os
@@ -54,7 +55,7 @@ def make_set(folder: Path, photographs: tuple[str, ...]) -> None:
     for kind in ('HR', f'LRx{SCALE}'):
         names = sorted(path.name for path in (folder / kind).iterdir())
         keys = [Path(name).stem for name in names]
-        with open(os.devnull, 'w') as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
+        with Path(os.devnull).open('w') as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
             make_lmdb_from_imgs(str(folder / kind), str(folder / f'{kind}.lmdb'), names, keys)
 
 

@@ -1,5 +1,6 @@
 """RAMiT for BasicSR. Importing this package makes BasicSR importable and registers the network, the data sets and the
 model with it."""
+
 from importlib.metadata import version
 
 from ramit_arch import compat

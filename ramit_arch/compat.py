@@ -3,6 +3,7 @@
 Every repair looks for its fault first and leaves a healthy installation as it is. Nothing else in the package knows
 of these faults. `repair` must run before anything imports BasicSR.
 """
+
 from __future__ import annotations
 
 import importlib

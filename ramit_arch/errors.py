@@ -1,4 +1,5 @@
 """Mistakes a user can mend. This module imports nothing of the package."""
+
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable

@@ -1,4 +1,5 @@
 """Shared by all tests: one thread a worker, small images and networks, and material that may be absent."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Small images, LMDBs, option files and the command line, for the tests."""
+
 from __future__ import annotations
 
 import subprocess

@@ -7,22 +7,24 @@ shortcut hides a mistake which the fast network shares. Any floating-point type,
 
 Usage:  output = ramit(state, image, upscale=2)      # image (N, C, H, W) in [0, 1], any H and W >= 1
 """
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Dict, Optional, Sequence, Tuple
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d
 
-State = Dict[str, Tensor]
-Attentions = Tuple[Optional[Tensor], Optional[Tensor]]  # SPSA and CHSA; None without such heads
+State = dict[str, Tensor]
+Attentions = tuple[Tensor | None, Tensor | None]  # SPSA and CHSA; None without such heads
 
 
 @dataclass(frozen=True)
 class Options:
     """Table H, and what distinguishes the tasks and the ablations; None means 'as everywhere else'."""
+
     upscale: int = 2
     in_chans: int = 3
     dim: int = 64
@@ -36,8 +38,8 @@ class Options:
     mobivari_act: str = 'leaky_relu'
     exp_factor: float = 1.2
     expand_groups: int = 4
-    mixer_exp_factor: Optional[float] = None
-    mixer_expand_groups: Optional[int] = None
+    mixer_exp_factor: float | None = None
+    mixer_expand_groups: int | None = None
     reciprocal_helper: bool = True
     hrami: bool = True
     tail_mobivari: int = 2
@@ -47,10 +49,11 @@ class Options:
 
 def part(state: State, name: str) -> State:
     """The parameters of one component, without its name in front."""
-    return {key[len(name) + 1:]: value for key, value in state.items() if key.startswith(name + '.')}
+    return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(name + '.')}
 
 
 # ---- elementary operations -----------------------------------------------------------------------
+
 
 def gelu(x: Tensor) -> Tensor:
     """GELU (Table H): x times the normal distribution function, by erf rather than a tanh fit."""
@@ -70,7 +73,7 @@ def conv1x1(state: State, x: Tensor, groups: int = 1) -> Tensor:
     """Point-wise convolution: one matrix product per group of channels, at every pixel."""
     weight, bias = state['weight'][:, :, 0, 0], state.get('bias')
     inputs, outputs = x.chunk(groups, dim=1), weight.chunk(groups, dim=0)
-    y = torch.cat([torch.einsum('oi,nihw->nohw', w, g) for g, w in zip(inputs, outputs)], dim=1)
+    y = torch.cat([torch.einsum('oi,nihw->nohw', w, g) for g, w in zip(inputs, outputs, strict=True)], dim=1)
     return y if bias is None else y + bias[:, None, None]
 
 
@@ -82,7 +85,7 @@ def conv3x3(state: State, x: Tensor, groups: int = 1) -> Tensor:
 def layer_norm(state: State, x: Tensor) -> Tensor:
     """LN over the channels of each pixel, eps 1e-5."""
     centred = x - x.mean(dim=1, keepdim=True)
-    variance = (centred ** 2).mean(dim=1, keepdim=True)
+    variance = (centred**2).mean(dim=1, keepdim=True)
     weight, bias = state['norm.weight'][:, None, None], state['norm.bias'][:, None, None]
     return centred / torch.sqrt(variance + 1e-5) * weight + bias
 
@@ -90,18 +93,20 @@ def layer_norm(state: State, x: Tensor) -> Tensor:
 def pixel_shuffle(x: Tensor, r: int) -> Tensor:
     """(N, C r^2, H, W) to (N, C, rH, rW): channel c r^2 + i r + j becomes pixel (i, j) of a square."""
     n, c, h, w = x.shape
-    y = x.new_zeros(n, c // r ** 2, r * h, r * w)
+    y = x.new_zeros(n, c // r**2, r * h, r * w)
     for i in range(r):
         for j in range(r):
-            y[:, :, i::r, j::r] = x[:, i * r + j::r ** 2]
+            y[:, :, i::r, j::r] = x[:, i * r + j :: r**2]
     return y
 
 
 def symmetric_pad(x: Tensor, multiple: int) -> Tensor:
     """Mirror at the bottom and right, border pixel repeated (0 ... n-1, n-1 ... 0, 0 ...), to a multiple."""
+
     def mirrored(n: int) -> Sequence[int]:
         positions = [p % (2 * n) for p in range(math.ceil(n / multiple) * multiple)]
         return [p if p < n else 2 * n - 1 - p for p in positions]
+
     return x[:, :, mirrored(x.shape[2])][:, :, :, mirrored(x.shape[3])]
 
 
@@ -113,6 +118,7 @@ def cyclic_shift(x: Tensor, by: int) -> Tensor:
 
 
 # ---- MobiVari (Appendix A.1) ---------------------------------------------------------------------
+
 
 def mobivari(state: State, x: Tensor, o: Options, mixer: bool = False) -> Tensor:
     """MobileNet variant, Fig. A and Appendix A.1; bottleneck and H-RAMi (`mixer`) may expand differently."""
@@ -134,9 +140,10 @@ def mobivari(state: State, x: Tensor, o: Options, mixer: bool = False) -> Tensor
 
 # ---- bi-dimensional self-attention (Section 3.2) -------------------------------------------------
 
+
 def l2_normalise(x: Tensor) -> Tensor:
     """x / max(|x|, 1e-12) along the last axis; the maximum under the root keeps its gradient finite."""
-    return x / torch.sqrt((x ** 2).sum(dim=-1, keepdim=True).clamp(min=1e-24))
+    return x / torch.sqrt((x**2).sum(dim=-1, keepdim=True).clamp(min=1e-24))
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -145,21 +152,20 @@ def softmax(x: Tensor) -> Tensor:
     return powers / powers.sum(dim=-1, keepdim=True)
 
 
-def attention_head(q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor,
-                   bias: Optional[Tensor] = None) -> Tensor:
+def attention_head(q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """Eq. 3: Softmax(cos(Q, K^T) / tau + B) V with 1 / tau = exp(logit_scale), tau >= 0.01."""
     scores = l2_normalise(q) @ l2_normalise(k).T * torch.exp(logit_scale.clamp(max=math.log(100)))
     return softmax(scores if bias is None else scores + bias) @ v
 
 
-@lru_cache(maxsize=None)
+@cache
 def relative_position(m: int) -> Sequence[Sequence[int]]:
     """Which row of the table each (query, key) pair of an M x M window reads: (dy + M-1)(2M-1) + dx + M-1."""
     pixels = [(y, x) for y in range(m) for x in range(m)]
     return [[(qy - ky + m - 1) * (2 * m - 1) + (qx - kx + m - 1) for ky, kx in pixels] for qy, qx in pixels]
 
 
-def spsa(state: State, heads: Sequence[Tensor], helper: Optional[Tensor], m: int, shift: int) -> Tensor:
+def spsa(state: State, heads: Sequence[Tensor], helper: Tensor | None, m: int, shift: int) -> Tensor:
     """Eq. 2 before P_sp: heads (3c, H, W) of one image; the helper (c, H, W) multiplies value."""
     bias = state['relative_position_bias_table'][torch.tensor(relative_position(m))]  # (M^2, M^2, L_sp)
     outputs = []
@@ -171,7 +177,7 @@ def spsa(state: State, heads: Sequence[Tensor], helper: Optional[Tensor], m: int
         for top in range(0, q.shape[1], m):
             windows = []
             for left in range(0, q.shape[2], m):
-                tokens = [t[:, top:top + m, left:left + m].flatten(1).T for t in (q, k, v)]  # each (M^2, c)
+                tokens = [t[:, top : top + m, left : left + m].flatten(1).T for t in (q, k, v)]  # each (M^2, c)
                 window = attention_head(*tokens, state['logit_scale'][i], bias[:, :, i])
                 windows.append(window.T.unflatten(1, (m, m)))
             bands.append(torch.cat(windows, dim=2))
@@ -179,7 +185,7 @@ def spsa(state: State, heads: Sequence[Tensor], helper: Optional[Tensor], m: int
     return torch.cat(outputs)
 
 
-def chsa(state: State, heads: Sequence[Tensor], helper: Optional[Tensor]) -> Tensor:
+def chsa(state: State, heads: Sequence[Tensor], helper: Tensor | None) -> Tensor:
     """Eq. 2 before P_ch: heads (3c, H, W) of one image; the helper (1, H, W) multiplies value."""
     outputs = []
     for i, head in enumerate(heads):
@@ -191,14 +197,15 @@ def chsa(state: State, heads: Sequence[Tensor], helper: Optional[Tensor]) -> Ten
     return torch.cat(outputs)
 
 
-def reciprocal_helpers(previous: Attentions, l_ch: int) -> Tuple[Tensor, Tensor]:
+def reciprocal_helpers(previous: Attentions, l_ch: int) -> tuple[Tensor, Tensor]:
     """Section 3.2, to multiply values: for SPSA the head mean of CHSA, for CHSA the channel mean of SPSA."""
     previous_sp, previous_ch = previous
     return previous_ch.unflatten(1, (l_ch, -1)).mean(dim=1), previous_sp.mean(dim=1, keepdim=True)
 
 
-def reciprocal_attention(state: State, x: Tensor, previous: Attentions, heads: int, shift: int,
-                         o: Options) -> Attentions:
+def reciprocal_attention(
+    state: State, x: Tensor, previous: Attentions, heads: int, shift: int, o: Options
+) -> Attentions:
     """Eq. 2: project query, key and value, give each head its 3c channels, attend image by image, project."""
     qkv = conv1x1(part(state, 'qkv_proj.qkv'), x)
     l_ch = int(heads * o.chsa_head_ratio)
@@ -207,18 +214,21 @@ def reciprocal_attention(state: State, x: Tensor, previous: Attentions, heads: i
     if o.reciprocal_helper and all(p is not None for p in previous):
         help_sp, help_ch = reciprocal_helpers(previous, l_ch)
     sp, ch = [], []
-    for image, helper_sp, helper_ch in zip(qkv, help_sp, help_ch):
+    for image, helper_sp, helper_ch in zip(qkv, help_sp, help_ch, strict=True):
         head = image.chunk(heads)
         if l_sp:
             sp.append(spsa(part(state, 'sp_attn'), head[:l_sp], helper_sp, o.window_size, shift))
         if l_ch:
             ch.append(chsa(part(state, 'ch_attn'), head[l_sp:], helper_ch))
-    return (conv1x1(part(state, 'sp_attn.proj'), torch.stack(sp)) if l_sp else None,
-            conv1x1(part(state, 'ch_attn.proj'), torch.stack(ch)) if l_ch else None)
+    return (
+        conv1x1(part(state, 'sp_attn.proj'), torch.stack(sp)) if l_sp else None,
+        conv1x1(part(state, 'ch_attn.proj'), torch.stack(ch)) if l_ch else None,
+    )
 
 
-def d_ramit_block(state: State, x: Tensor, previous: Attentions, heads: int, shift: int,
-                  o: Options) -> Tuple[Tensor, Tensor, Attentions]:
+def d_ramit_block(
+    state: State, x: Tensor, previous: Attentions, heads: int, shift: int, o: Options
+) -> tuple[Tensor, Tensor, Attentions]:
     """Fig. 2b, post-normalised: the block's output, its mixed attention (Eq. 1), its SPSA and CHSA."""
     attentions = reciprocal_attention(state, x, previous, heads, shift, o)
     mixed = mobivari(part(state, 'mobivari'), torch.cat([a for a in attentions if a is not None], dim=1), o)
@@ -230,7 +240,8 @@ def d_ramit_block(state: State, x: Tensor, previous: Attentions, heads: int, shi
 
 # ---- the network (Section 3.1) -------------------------------------------------------------------
 
-def stage(state: State, x: Tensor, number: int, o: Options) -> Tuple[Tensor, Tensor]:
+
+def stage(state: State, x: Tensor, number: int, o: Options) -> tuple[Tensor, Tensor]:
     """K_a D-RAMiT blocks, every second one shifted by M/2; the output and the last mixed attention."""
     state, attentions = part(state, f'stage{number}'), (None, None)
     for n in range(o.depths[number - 1]):
@@ -250,7 +261,7 @@ def bottleneck(state: State, shallow: Tensor, outputs: Sequence[Tensor], o: Opti
     """SCDP bottleneck with MobiVari, Fig. 2d: the shallow feature and stages 1, 2, 3, all at H x W."""
     scales, pooled = [], shallow
     for i, output in enumerate(outputs):
-        scales.append(pixel_shuffle(output + ACTIVATIONS['leaky_relu'](pooled), 2 ** i))
+        scales.append(pixel_shuffle(output + ACTIVATIONS['leaky_relu'](pooled), 2**i))
         pooled = max_pool2d(pooled, 2)
     mixed = mobivari(part(state, 'mobivari'), torch.cat(scales, dim=1), o, mixer=True)
     return layer_norm(part(state, 'norm'), mixed)
@@ -258,7 +269,7 @@ def bottleneck(state: State, shallow: Tensor, outputs: Sequence[Tensor], o: Opti
 
 def h_rami(state: State, attentions: Sequence[Tensor], o: Options) -> Tensor:
     """Fig. 2c: the mixed attentions of stages 1, 2, 3, shuffled to H x W, and of stage 4, by MobiVari."""
-    scales = [pixel_shuffle(attention, r) for attention, r in zip(attentions, (1, 2, 4, 1))]
+    scales = [pixel_shuffle(attention, r) for attention, r in zip(attentions, (1, 2, 4, 1), strict=True)]
     return mobivari(part(state, 'mobivari'), torch.cat(scales, dim=1), o, mixer=True)
 
 
@@ -294,4 +305,4 @@ def ramit(state: State, image: Tensor, **options) -> Tensor:
     output = residual_image(state, padded, o)
     if o.upscale == 1:
         output = output + padded
-    return (output * std + mean)[:, :, :image.shape[2] * o.upscale, :image.shape[3] * o.upscale]
+    return (output * std + mean)[:, :, : image.shape[2] * o.upscale, : image.shape[3] * o.upscale]

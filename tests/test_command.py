@@ -1,4 +1,5 @@
 """The `basicsr` command as a user types it, in a process of its own."""
+
 from __future__ import annotations
 
 import csv
@@ -127,7 +128,7 @@ def test_only_runs_the_named_sets(trained: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-# ----------------------------------------------------------------------------------------------------- drop-in for BasicSR
+# -------------------------------------------------------------------------------------------------- drop-in for BasicSR
 
 
 def test_stock_model_and_data_set_train_and_test_with_type_ramit(trained: Path, tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_basicsrs_own_pipeline_works_after_importing_the_package(trained: Path, 
     assert equal(load(theirs), load(ours))
 
 
-# ------------------------------------------------------------------------------------------------------------ help, errors
+# --------------------------------------------------------------------------------------------------------- help, errors
 
 
 @pytest.mark.parametrize('arguments', [['--help'], ['--version'], ['train', '--help'], ['complexity', '--help']])
@@ -215,9 +216,17 @@ MISTAKES = [
     (('network_g', 'type'), 'RAMIT', "network_g.type: no arch is registered as 'RAMIT' (did you mean RAMiT?)"),
     (('network_g', 'upscale'), 3, 'scale is 2, but network_g.upscale is 3'),
     (('vall',), {}, 'unknown key vall (did you mean val?)'),
-    (('path', 'pretrained_network_g'), 'x.pth', 'path: unknown key pretrained_network_g (did you mean pretrain_network_g?)'),
+    (
+        ('path', 'pretrained_network_g'),
+        'x.pth',
+        'path: unknown key pretrained_network_g (did you mean pretrain_network_g?)',
+    ),
     (('model_type',), 'RamitModel', 'did you mean RAMiTModel?'),
-    (('datasets', 'train', 'dataroot_gt'), '/no/such/place', 'datasets.train.dataroot_gt: /no/such/place does not exist'),
+    (
+        ('datasets', 'train', 'dataroot_gt'),
+        '/no/such/place',
+        'datasets.train.dataroot_gt: /no/such/place does not exist',
+    ),
     (('train', 'optim_g', 'lr'), None, 'the key train.optim_g.lr is missing'),
     (('num_gpu',), None, 'the key num_gpu is missing'),
     (('logger',), None, 'the key logger is missing'),
@@ -260,7 +269,7 @@ def test_wrong_force_yml_is_named(change: str, message: str, trained: Path, tmp_
 
 
 def test_force_yml_is_not_executed(trained: Path, tmp_path: Path) -> None:
-    for attack in ('name"]=__import__("os").mkdir("experiments");opt["name=x', 'name=[__import__("os").mkdir("pwned")]'):
+    for attack in ('name"]=__import__("os").mkdir("pwned");opt["name=x', 'name=[__import__("os").mkdir("pwned")]'):
         mistake('train', (trained / 'train.yml').read_text(), tmp_path, '--force_yml', attack)
     assert not (tmp_path / 'pwned').exists()
 
@@ -309,7 +318,9 @@ def test_ctrl_c_exits_with_130(trained: Path, tmp_path: Path) -> None:
 
     opt = changed(trained, 'train', 'total_iter', value=100000)
     write_options(tmp_path / 'train.yml', opt)
-    with subprocess.Popen([BASICSR, 'train', '-opt', 'train.yml'], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [BASICSR, 'train', '-opt', 'train.yml'], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stderr is not None
         for line in run.stderr:
             if 'l_pix' in line:

@@ -1,4 +1,5 @@
 """The paired data set: folders, LMDBs, bit depths, crops, and the pairs that do not fit."""
+
 from __future__ import annotations
 
 from pathlib import Path

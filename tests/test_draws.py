@@ -1,4 +1,5 @@
 """Draws: reproducible from manual_seed, fresh every epoch, the same for any number of workers and processes."""
+
 from __future__ import annotations
 
 import pickle

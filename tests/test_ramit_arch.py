@@ -1,4 +1,5 @@
 """The network: parity with the published one, counts, input sizes and types, and wrong options."""
+
 from __future__ import annotations
 
 import gzip

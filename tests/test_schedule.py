@@ -1,4 +1,5 @@
 """The learning rate of the paper, as a function of the iteration."""
+
 from __future__ import annotations
 
 import pytest

@@ -7,6 +7,7 @@ Between the shallow module and the reconstruction module every feature map is to
 convolutions and layer norms then act on the last, contiguous axis, and a 3x3 convolution sees the same memory as a
 channels-last image. Parameter names and shapes are those of the published checkpoints.
 """
+
 from __future__ import annotations
 
 import math
@@ -241,7 +242,7 @@ class DRAMiTBlock(nn.Module):
         super().__init__()
         channel_heads = int(heads * chsa_head_ratio)
         spatial_heads = heads - channel_heads
-        head_dim = dim // heads
+        self.head_dim = head_dim = dim // heads
         self.spatial_qkv = 3 * spatial_heads * head_dim
         self.shift = window_size // 2 if shifted else 0
         self.drop_path_rate = drop_path_rate
@@ -270,7 +271,7 @@ class DRAMiTBlock(nn.Module):
         if not self.helps:
             return torch.cat(outs, -1), None
         spatial, channel = outs
-        over_heads = channel.unflatten(-1, (-1, self.ch_attn.head_dim)).mean(-2)  # (N, H, W, D)
+        over_heads = channel.unflatten(-1, (-1, self.head_dim)).mean(-2)  # (N, H, W, D)
         return torch.cat(outs, -1), (over_heads, spatial.mean(-1, keepdim=True))
 
     def forward(self, x: Tensor, helper: Helper | None = None) -> tuple[Tensor, Tensor, Helper | None]:
@@ -455,8 +456,8 @@ class RAMiT(nn.Module):
         self.multiple = window_size * 2**DOWNSIZINGS
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer('mean', torch.tensor(img_mean).view(1, in_chans, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(img_std).view(1, in_chans, 1, 1), persistent=False)
+        self.register_buffer('mean', torch.tensor(img_mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(img_std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
         make = partial(MobiVari, version=mobivari_version, activation=mobivari_act)
         mobivari = partial(make, exp_factor=exp_factor, groups=expand_groups)
@@ -465,8 +466,17 @@ class RAMiT(nn.Module):
         stages = []
         for depth, heads in zip(depths, num_heads, strict=True):
             block = partial(
-                DRAMiTBlock, dim, heads, chsa_head_ratio, window_size, hidden_ratio=hidden_ratio, qkv_bias=qkv_bias,
-                mobivari=mobivari, reciprocal_helper=reciprocal_helper, attn_drop=attn_drop, proj_drop=proj_drop,
+                DRAMiTBlock,
+                dim=dim,
+                heads=heads,
+                chsa_head_ratio=chsa_head_ratio,
+                window_size=window_size,
+                hidden_ratio=hidden_ratio,
+                qkv_bias=qkv_bias,
+                mobivari=mobivari,
+                reciprocal_helper=reciprocal_helper,
+                attn_drop=attn_drop,
+                proj_drop=proj_drop,
             )
             stages.append(Stage(depth, [next(rates) for _ in range(depth)], block))
 

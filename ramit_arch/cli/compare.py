@@ -1,4 +1,5 @@
 """`basicsr compare`"""
+
 from __future__ import annotations
 
 import argparse
@@ -25,7 +26,8 @@ def run(args: argparse.Namespace) -> None:
         images = tqdm(
             comparison.compare(section, results), f'Compare {name}', len(results['images']), unit='image', disable=None
         )
-        scores, shown = [], []
+        scores: list[comparison.Scores] = []
+        shown: list[comparison.Comparison] = []
         for compared in images:
             scores.append((compared.name, compared.baseline_scores, compared.restored_scores))
             if len(shown) < SHEET_ROWS:

@@ -1,4 +1,5 @@
 """`basicsr complexity`"""
+
 from __future__ import annotations
 
 import argparse
@@ -8,7 +9,6 @@ from basicsr.archs import build_network
 
 from ramit_arch import options
 from ramit_arch.cli.pipeline import resolve
-from ramit_arch.errors import UserError
 from ramit_arch.evaluation.complexity import complexity, row
 
 

@@ -1,8 +1,8 @@
 """What `train` and `test` share: check the option file, then hand over to BasicSR's own pipeline."""
+
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -49,4 +49,4 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
         sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]
         sys.argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
         sys.argv += ['--local_rank', str(args.local_rank)]
-        pipeline(os.getcwd())
+        pipeline(str(Path.cwd()))

@@ -1,4 +1,5 @@
 """`basicsr test`"""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """`basicsr train`"""
+
 from __future__ import annotations
 
 import argparse

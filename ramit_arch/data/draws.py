@@ -3,6 +3,7 @@
 A draw is decided by (manual_seed, epoch, position in the epoch) alone. Workers, prefetching and the number of
 processes cannot change it, and no two epochs share one.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """Pairs of low- and high-quality images, for every task whose LQ images exist as files."""
+
 from __future__ import annotations
 
 import math
@@ -17,8 +18,8 @@ from ramit_arch.data.pixels import augment, crop_pair, decode, to_tensor
 from ramit_arch.data.stores import Store, open_store
 from ramit_arch.errors import UserError, check_keys
 
-ROOT_KEYS = frozenset('dataroot_lq dataroot_gt repeat meta_info_file filename_tmpl'.split())
-OWN_KEYS = ROOT_KEYS | frozenset('roots io_backend lq_patch_size gt_size use_hflip use_rot color'.split())
+ROOT_KEYS = frozenset(['dataroot_lq', 'dataroot_gt', 'repeat', 'meta_info_file', 'filename_tmpl'])
+OWN_KEYS = ROOT_KEYS | frozenset(['roots', 'io_backend', 'lq_patch_size', 'gt_size', 'use_hflip', 'use_rot', 'color'])
 LOADER_KEYS = frozenset(  # read by BasicSR's loop and loader; use_shuffle stands in its files and is read by nobody
     'name type phase scale num_worker_per_gpu batch_size_per_gpu dataset_enlarge_ratio prefetch_mode '
     'num_prefetch_queue pin_memory persistent_workers use_shuffle'.split()
@@ -128,9 +129,9 @@ class PairedRestorationDataset(Dataset):
         if patch is None and gt_size is None:
             raise UserError(f'{self.where}: lq_patch_size is missing; give the side of the LQ patch in pixels')
         if patch is None:
-            patch, rest = divmod(gt_size, self.scale)
-            if rest:
+            if not isinstance(gt_size, int) or gt_size % self.scale:
                 raise UserError(f'{self.where}: gt_size {gt_size} is not a multiple of scale {self.scale}')
+            patch = gt_size // self.scale
         elif gt_size is not None and gt_size != patch * self.scale:
             raise UserError(f'{self.where}: gt_size {gt_size} is not lq_patch_size {patch} * scale {self.scale}')
         if not isinstance(patch, int) or patch < 1:

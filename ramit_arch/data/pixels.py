@@ -1,4 +1,5 @@
 """From bytes to patches: decoding, colour, cropping and augmentation of (H, W, C) arrays in BGR or gray."""
+
 from __future__ import annotations
 
 import cv2

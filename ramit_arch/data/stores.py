@@ -1,4 +1,5 @@
 """Where images lie: a folder, or an LMDB in BasicSR's layout. Both list names, tell sizes cheaply and give bytes."""
+
 from __future__ import annotations
 
 import functools

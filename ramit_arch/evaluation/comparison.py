@@ -1,4 +1,5 @@
 """A finished test beside its baseline: a table, and a sheet of zoomed crops."""
+
 from __future__ import annotations
 
 import json
@@ -90,17 +91,19 @@ def table(scores: list[Scores], baseline: str, network: str) -> str:
     metrics = list(scores[0][2])
     columns = [f'{who} {metric.upper()}' for who in (baseline, network) for metric in metrics]
     columns += [f'gain {metric.upper()}' for metric in metrics]
-    before, after = (mean_scores([row[i] for row in scores], metrics) for i in (1, 2))
+    before, after = (
+        mean_scores([old for _, old, _ in scores], metrics),
+        mean_scores([new for *_, new in scores], metrics),
+    )
     lines = [['image', *columns]]
     for name, old, new in [*scores, ('mean', before, after)]:
         values = [old[m] for m in metrics] + [new[m] for m in metrics]
         gains = [f'{new[m] - old[m]:+{_format(m)}}' for m in metrics]
         lines.append([name, *(f'{v:{_format(m)}}' for v, m in zip(values, metrics * 2, strict=True)), *gains])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join(
-        '  '.join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    )
+    first, *others = widths
+    aligned = [[line[0].ljust(first), *map(str.rjust, line[1:], others)] for line in lines]
+    return '\n'.join('  '.join(line) for line in aligned)
 
 
 def _format(metric: str) -> str:
@@ -157,4 +160,5 @@ def _picture(image: np.ndarray) -> Image.Image:
 
 
 def _scores(scores: dict[str, float]) -> str:
-    return ' / '.join(f'{value:{_format(metric)}}{" dB" if "psnr" in metric else ""}' for metric, value in scores.items())
+    units = {metric: ' dB' if 'psnr' in metric.lower() else '' for metric in scores}
+    return ' / '.join(f'{value:{_format(metric)}}{units[metric]}' for metric, value in scores.items())

@@ -1,4 +1,5 @@
 """Parameters and Mult-Adds as the paper's tables give them."""
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,5 @@
 """Score files: what a validation measured, image by image, as CSV to compare and JSON with the protocol."""
+
 from __future__ import annotations
 
 import csv

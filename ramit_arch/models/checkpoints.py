@@ -1,4 +1,5 @@
 """Reading weights: BasicSR's checkpoints, plain state dicts and safetensors. Nothing in a file is ever executed."""
+
 from __future__ import annotations
 
 import logging
@@ -29,13 +30,13 @@ def read_weights(path: str, key: str | None = 'params') -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f'{path}: no such checkpoint')
     try:
-        content = (
-            load_file(file) if file.suffix == '.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
-        )
+        safe = file.suffix == '.safetensors'
+        content = load_file(file) if safe else torch.load(file, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f'{path}: refused; it is damaged or holds more than tensors and plain values') from error
     except Exception as error:  # a damaged file fails in whatever way its bytes suggest
-        raise UserError(f'{path}: not a checkpoint that can be read; it may be damaged ({type(error).__name__})') from error
+        kind = type(error).__name__
+        raise UserError(f'{path}: not a checkpoint that can be read; it may be damaged ({kind})') from error
     weights = _pick(content, key, path)
     return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
 
@@ -81,7 +82,7 @@ def load_weights(
     ]
     if problems and strict:
         name = type(network).__name__
-        raise UserError(f'{path} does not fit {name}: parameters {", ".join(problems)}; compare network_g with the file')
+        raise UserError(f'{path} does not fit {name}: parameters {", ".join(problems)}; compare it with network_g')
     for problem in problems:
         logger.warning(f'{path}: not loaded: {problem}.')
     fitting = {name: weights[name] for name in own if name in weights and name not in differing}

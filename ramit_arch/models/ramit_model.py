@@ -1,4 +1,5 @@
 """The L1 model: BasicSR's SRModel with the training of the paper's Appendix B and scores for every image."""
+
 from __future__ import annotations
 
 import math
@@ -26,7 +27,7 @@ TRAIN_KEYS = frozenset(
     'total_iter warmup_iter optim_g scheduler lr_batch_size warm_start pixel_opt perceptual_opt ema_decay '
     'accumulate grad_clip_norm bf16'.split()
 )
-VAL_KEYS = frozenset('val_freq save_img suffix pbar metrics bf16'.split())
+VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'metrics', 'bf16'])
 
 
 @MODEL_REGISTRY.register()
@@ -46,6 +47,8 @@ class RAMiTModel(SRModel):
     Raises:
         UserError: for unknown or wrong keys, checkpoints that do not fit, and on a loss that is not finite.
     """
+
+    net_g: nn.Module
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt.get('val'):
@@ -82,9 +85,13 @@ class RAMiTModel(SRModel):
         self.optimizers = [self.optimizer_g]
 
     def setup_schedulers(self) -> None:
-        self.schedulers = []  # `schedule` is a function of the iteration; there is nothing to step or to save
+        self.schedulers: list[
+            Any
+        ] = []  # `schedule` is a function of the iteration; there is nothing to step or to save
 
-    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params') -> None:
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
+    ) -> None:
         skip = RECONSTRUCTION if self._fresh_warm_start() else None
         load_weights(self.get_bare_model(net), read_weights(load_path, param_key), load_path, strict, skip)
         what = 'all but the reconstruction module' if skip else 'all parameters'
@@ -96,7 +103,7 @@ class RAMiTModel(SRModel):
     def _require_gradients(self, warm_start: bool) -> None:
         net = self.get_bare_model(self.net_g)
         if warm_start and not any(name.startswith(RECONSTRUCTION) for name, _ in net.named_parameters()):
-            raise UserError(f'train.warm_start: {type(net).__name__} has no reconstruction module {RECONSTRUCTION[:-1]}')
+            raise UserError(f'train.warm_start: {type(net).__name__} has no reconstruction module {RECONSTRUCTION}*')
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(not warm_start or name.startswith(RECONSTRUCTION))
         self.in_warm_start = warm_start
@@ -166,9 +173,10 @@ class RAMiTModel(SRModel):
         if self.opt['dist']:
             torch.distributed.all_reduce(total)  # all processes stop together
         if not math.isfinite(total.item()):
+            states = self.opt['path']['training_states']
             raise UserError(
-                f'iteration {current_iter}: the loss is {total.item()}; stopped before the weights were changed. Resume '
-                f'from {self.opt["path"]["training_states"]} with a lower train.optim_g.lr or with train.grad_clip_norm'
+                f'iteration {current_iter}: the loss is {total.item()}; stopped before the weights were changed.\n'
+                f'Resume from {states} with a lower train.optim_g.lr or with train.grad_clip_norm'
             )
 
     # ---------------------------------------------------------------------------------------------- validation
@@ -191,8 +199,13 @@ class RAMiTModel(SRModel):
         metrics = self.opt['val'].get('metrics') or {}
         rows: list[dict[str, Any]] = []
         # None: on a terminal only
-        progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False,
-                        disable=None if self.opt['val'].get('pbar', True) else True)
+        progress = tqdm(
+            dataloader,
+            desc=f'Test {name}',
+            unit='image',
+            leave=False,
+            disable=None if self.opt['val'].get('pbar', True) else True,
+        )
         for data in progress:
             rows.append(self._restore_and_score(data, metrics, name, current_iter, save_img))
         if not metrics or not rows or 'gt' not in rows[0]:

@@ -1,4 +1,5 @@
 """The learning rate as a function of the iteration. Nothing is counted along the way, so resuming cannot shift it."""
+
 from __future__ import annotations
 
 from bisect import bisect_left

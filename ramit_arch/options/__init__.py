@@ -1,4 +1,5 @@
 """Option files: reading them without executing anything, `--force_yml`, and checks before anything starts."""
+
 from __future__ import annotations
 
 import inspect
@@ -19,8 +20,8 @@ _TOP_KEYS = frozenset(
     'name model_type scale num_gpu manual_seed datasets network_g path train val logger dist_params '
     'find_unused_parameters'.split()
 )
-_PATH_KEYS = frozenset('pretrain_network_g strict_load_g param_key_g resume_state ignore_resume_networks'.split())
-_LOGGER_KEYS = frozenset('print_freq save_checkpoint_freq use_tb_logger wandb'.split())
+_PATH_KEYS = frozenset(['pretrain_network_g', 'strict_load_g', 'param_key_g', 'resume_state', 'ignore_resume_networks'])
+_LOGGER_KEYS = frozenset(['print_freq', 'save_checkpoint_freq', 'use_tb_logger', 'wandb'])
 _PATH_KEY = re.compile(r'dataroot_.+|meta_info_file|pretrain_network_.+|resume_state')
 
 
@@ -171,7 +172,7 @@ def _check_values(opt: dict[str, Any]) -> None:
         if not isinstance(value, str):
             continue
         if _FLOAT_AS_TEXT.fullmatch(value):
-            raise UserError(f"{'.'.join(path)}: YAML reads {value} as text; write {float(value)!r} or !!float {value}")
+            raise UserError(f'{".".join(path)}: YAML reads {value} as text; write {float(value)!r} or !!float {value}')
         if _PATH_KEY.fullmatch(path[-1]) and not Path(value).expanduser().exists():
             raise UserError(f'{".".join(path)}: {value} does not exist')
     if opt['num_gpu'] != 'auto' and not (isinstance(opt['num_gpu'], int) and opt['num_gpu'] >= 0):
