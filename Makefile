@@ -22,18 +22,31 @@ setup: .venv/installed
 	$(BIN)/python -m pip check
 	touch $@
 
-demo: setup
+DEMO := quickstart_RAMiT_SRx2
+NETWORK := experiments/$(DEMO)/models/net_g_latest.pth
+TABLE := results/$(DEMO)/comparison_quickstart_test.txt
+
+demo: $(TABLE)
+	@cat $(TABLE)
+	@echo "Comparison sheet: $(TABLE:.txt=.png)"
+
+datasets/quickstart: | setup
 	$(BIN)/python data_prep/prepare_quickstart.py
-	$(BIN)/basicsr train -opt options/quickstart_RAMiT_SRx2.yml
-	$(BIN)/basicsr test -opt options/test_quickstart_RAMiT_SRx2.yml
-	$(BIN)/basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml
+
+$(NETWORK): options/$(DEMO).yml | setup datasets/quickstart
+	$(BIN)/basicsr train -opt options/$(DEMO).yml --auto_resume
+
+$(TABLE): $(NETWORK) options/test_$(DEMO).yml
+	$(BIN)/basicsr test -opt options/test_$(DEMO).yml
+	$(BIN)/basicsr compare -opt options/test_$(DEMO).yml
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO)

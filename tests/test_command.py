@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import BASICSR, options_of_test, run_basicsr, tiny_options, write_options, write_pairs
+from helpers import BASICSR, ROOT, options_of_test, run_basicsr, tiny_options, write_options, write_pairs
 
 
 @pytest.fixture(scope='module')
@@ -334,3 +334,12 @@ def test_ctrl_c_exits_with_130(trained: Path, tmp_path: Path) -> None:
 def test_compare_before_test_says_what_to_do(trained: Path, tmp_path: Path) -> None:
     opt = options_of_test(tiny_options(trained / 'data/gt', trained / 'data/lq'), trained / 'train.yml')
     assert 'run `basicsr test` with this option file first' in mistake('compare', opt, tmp_path)
+
+
+def test_complexity_prints_a_row_a_file(tmp_path: Path) -> None:
+    files = [str(ROOT / 'options' / f'test_RAMiT_SRx{scale}.yml') for scale in (2, 4)]
+    result = run_basicsr('complexity', '-opt', *files, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert rows[1] == ['RAMiT_SRx2', '163.4G', '940K', 'x2']
+    assert rows[2] == ['RAMiT_SRx4', '42.19G', '961K', 'x4']

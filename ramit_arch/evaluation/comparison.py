@@ -132,8 +132,10 @@ def sheet(comparisons: list[Comparison], baseline: str, network: str) -> Image.I
 def _row(c: Comparison, baseline: str, network: str) -> list[tuple[Image.Image, str]]:
     y, x = _hardest_place(c)
     overview = _picture(c.target)
-    side = ImageDraw.Draw(overview)
-    side.rectangle((x, y, x + CROP - 1, y + CROP - 1), outline=(255, 64, 0), width=max(2, c.target.shape[1] // 150))
+    box = (x, y, x + CROP - 1, y + CROP - 1)
+    line = max(2, c.target.shape[1] // 150)
+    for colour, width in [('black', 2 * line), ('yellow', line)]:  # seen on any background
+        ImageDraw.Draw(overview).rectangle(box, outline=colour, width=width)
     overview.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     cells = [(overview, f'{c.name}\n{c.target.shape[1]}x{c.target.shape[0]}')]
     shown = [(c.lq, 'LQ'), (c.baseline, f'{baseline}\n{_scores(c.baseline_scores)}')]

@@ -74,6 +74,11 @@ class RAMiTModel(SRModel):
         batch = total_batch(self.opt)
         get_root_logger().info(f'Learning rate {self.schedule.rate:.3e} for a total batch of {batch}.')
 
+    def print_network(self, net: nn.Module) -> None:
+        """Log one line; BasicSR would log every layer."""
+        net = self.get_bare_model(net)
+        get_root_logger().info(f'{type(net).__name__}: {sum(p.numel() for p in net.parameters()):,} parameters.')
+
     def setup_optimizers(self) -> None:
         options = dict(self.opt['train']['optim_g'])
         kind = options.pop('type')
@@ -210,10 +215,11 @@ class RAMiTModel(SRModel):
             rows.append(self._restore_and_score(data, metrics, name, current_iter, save_img))
         if not metrics or not rows or 'gt' not in rows[0]:
             return
-        self._initialize_best_metric_results(name)
         self.metric_results = mean_scores(rows, list(metrics))
-        for metric, value in self.metric_results.items():
-            self._update_best_metric_result(name, metric, value, current_iter)
+        if self.is_train:
+            self._initialize_best_metric_results(name)
+            for metric, value in self.metric_results.items():
+                self._update_best_metric_result(name, metric, value, current_iter)
         self._log_validation_metric_values(current_iter, name, tb_logger)
         self._write_scores(name, metrics, rows, current_iter)
 
