@@ -12,7 +12,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    python_requires='>=3.10',
+    python_requires='>=3.10,<3.13',  # BasicSR 1.4.2 does not build on 3.13
     packages=find_packages(include=['ramit_arch', 'ramit_arch.*']),
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
     py_modules=['basicsr_command'],
