@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import sys
 import traceback
 from importlib.metadata import PackageNotFoundError, version
+
+if multiprocessing.current_process().name != 'MainProcess':
+    # A spawned worker of a data loader (macOS) starts by importing this module; it needs BasicSR importable before it
+    # unpickles its data set.
+    importlib.import_module('ramit_arch')
 
 EXAMPLES = {
     'train': 'basicsr train -opt options/train_RAMiT_SRx2.yml\n'

@@ -151,6 +151,26 @@ def test_stock_model_and_data_set_train_and_test_with_type_ramit(trained: Path, 
     assert len(list((tmp_path / 'results/stock/visualization/tiny_val').iterdir())) == 3
 
 
+@pytest.mark.parametrize('kind', ['PairedRestorationDataset', 'PairedImageDataset'])
+def test_spawned_workers_find_basicsr_repaired(kind: str, trained: Path, tmp_path: Path) -> None:
+    """macOS starts its workers afresh instead of copying the process."""
+    opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq')
+    section = opt['datasets']['train']
+    section.update(num_worker_per_gpu=1, type=kind)
+    if kind == 'PairedImageDataset':
+        section.update(gt_size=16, use_hflip=True, use_rot=True, io_backend={'type': 'disk'})
+        del section['lq_patch_size'], section['repeat']
+        opt['train'].update(total_iter=1)
+    write_options(tmp_path / 'train.yml', opt)
+    (tmp_path / 'spawn.py').write_text(
+        'import multiprocessing, sys\nfrom basicsr_command import main\n'
+        'if __name__ == "__main__":\n    multiprocessing.set_start_method("spawn")\n    sys.exit(main())\n'
+    )
+    command = [sys.executable, 'spawn.py', 'train', '-opt', 'train.yml']
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_basicsrs_own_pipeline_works_after_importing_the_package(trained: Path, tmp_path: Path) -> None:
     code = 'import ramit_arch, os; from basicsr.train import train_pipeline; train_pipeline(os.getcwd())'
     for resume in ([], ['--auto_resume']):
