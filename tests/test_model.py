@@ -13,7 +13,7 @@ import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
-from helpers import TINY_NETWORK, tiny_options
+from helpers import TINY_NETWORK, tiny_options, write_pairs
 from safetensors.torch import save_file
 
 from ramit_arch import RAMiT, RAMiTModel
@@ -143,6 +143,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
     [
         ({'ema_dcay': 0.9}, 'did you mean ema_decay?'),
         ({'accumulate': 1.5}, 'accumulate is 1.5'),
+        ({'accumulate': 2, 'pixel_opt': {'type': 'L1Loss', 'reduction': 'sum'}}, 'reduction to mean'),
         ({'optim_g': {'type': 'SGD', 'lr': 0.1}}, "optim_g.type is 'SGD'"),
         ({'warm_start': {'iter': 2}}, 'needs path.pretrain_network_g'),
     ],
@@ -335,6 +336,17 @@ def test_scores_are_those_of_the_saved_images(tmp_path: Path, pairs: tuple[Path,
 def test_validation_leaves_the_network_training(tmp_path: Path, pairs: tuple[Path, Path]) -> None:
     model, _, _ = validate(tmp_path, pairs)
     assert model.net_g.training
+
+
+def test_two_images_of_one_name_are_refused_rather_than_overwritten(tmp_path: Path) -> None:
+    roots = []
+    for kind in ('a', 'b'):
+        gt, lq = write_pairs(tmp_path / kind, count=1)
+        roots.append({'dataroot_gt': str(gt), 'dataroot_lq': str(lq)})
+    section = {'name': 'twins', 'type': 'PairedRestorationDataset', 'phase': 'val', 'scale': 2, 'roots': roots}
+    loader = build_dataloader(build_dataset(section), section)
+    with pytest.raises(UserError, match='two images of twins'):
+        make_model(tmp_path).validation(loader, 4, None, save_img=True)
 
 
 def test_wrong_validation_key_is_named(tmp_path: Path) -> None:

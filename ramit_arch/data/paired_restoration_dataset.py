@@ -55,8 +55,8 @@ class PairedRestorationDataset(Dataset):
         scale: added by BasicSR from the file's `scale`; 1 keeps the size.
 
     An item is a dictionary: `lq` (C, h, w) and `gt` (C, h * scale, w * scale), float32 in [0, 1], RGB or gray;
-    `lq_path` and `gt_path` are file paths, or LMDB keys. Where GT exceeds LQ * scale by less than `scale`, as in
-    benchmark images whose size `scale` does not divide, it is cropped at the right and bottom.
+    `lq_path` and `gt_path` are file paths, of an LMDB root/name.png. Where GT exceeds LQ * scale by less than `scale`,
+    as in benchmark images whose size `scale` does not divide, it is cropped at the right and bottom.
 
     Raises:
         UserError: on construction for unknown or contradicting keys, missing roots or partners, sizes that do not fit

@@ -27,7 +27,7 @@ class Store(Protocol):
         """All names, sorted."""
 
     def path(self, name: str) -> str:
-        """What messages and score files call the image; raises KeyError for an unknown name."""
+        """What messages and score files call the image: its file, in an LMDB the root and the listed name."""
 
     def size(self, name: str) -> tuple[int, int]:
         """(height, width) without decoding; raises UserError where the image cannot be read."""
@@ -117,17 +117,15 @@ class LmdbStore:
         self.root = root
         if not Path(root, 'data.mdb').is_file():
             raise UserError(f'{root}: no LMDB here (data.mdb is missing); for a folder set io_backend.type to disk')
-        self._sizes = {
-            str(Path(file).with_suffix('')): size for file, size in parse_meta_info(Path(root, 'meta_info.txt')).items()
-        }
+        sizes = parse_meta_info(Path(root, 'meta_info.txt'))
+        self._files = {str(Path(file).with_suffix('')): file for file in sizes}
+        self._sizes = {str(Path(file).with_suffix('')): size for file, size in sizes.items()}
 
     def names(self) -> list[str]:
         return sorted(self._sizes)
 
     def path(self, name: str) -> str:
-        if name not in self._sizes:
-            raise KeyError(name)
-        return name
+        return str(Path(self.root, self._files[name]))
 
     def size(self, name: str) -> tuple[int, int]:
         size = self._sizes[name]

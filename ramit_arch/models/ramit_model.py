@@ -62,6 +62,8 @@ class RAMiTModel(SRModel):
             self.accumulate = opt['train'].get('accumulate') or 1
             if not isinstance(self.accumulate, int) or self.accumulate < 1:
                 raise UserError(f'train.accumulate is {self.accumulate!r}; it must be an integer from 1 up')
+            if self.accumulate > 1 and (opt['train'].get('pixel_opt') or {}).get('reduction', 'mean') != 'mean':
+                raise UserError('train.accumulate weights its parts for a mean; set train.pixel_opt.reduction to mean')
         super().__init__(opt)
 
     # -------------------------------------------------------------------------------------------------- set-up
@@ -90,9 +92,8 @@ class RAMiTModel(SRModel):
         self.optimizers = [self.optimizer_g]
 
     def setup_schedulers(self) -> None:
-        self.schedulers: list[
-            Any
-        ] = []  # `schedule` is a function of the iteration; there is nothing to step or to save
+        # `schedule` is a function of the iteration: there is nothing to step or to save.
+        self.schedulers: list[Any] = []
 
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
@@ -213,6 +214,8 @@ class RAMiTModel(SRModel):
         )
         for data in progress:
             rows.append(self._restore_and_score(data, metrics, name, current_iter, save_img))
+            if save_img and any(row['restored'] == rows[-1]['restored'] for row in rows[:-1]):
+                raise UserError(f'{rows[-1]["restored"]}: two images of {name} are called so; rename one of them')
         if not metrics or not rows or 'gt' not in rows[0]:
             return
         self.metric_results = mean_scores(rows, list(metrics))
@@ -237,9 +240,9 @@ class RAMiTModel(SRModel):
             del self.gt
         del self.lq, self.output
         if save_img:
-            path = self._image_path(Path(data['lq_path'][0]).stem, name, current_iter)
-            imwrite(restored, str(path))
-            row['restored'] = str(path)
+            path = str(self._image_path(Path(data['lq_path'][0]).stem, name, current_iter))
+            imwrite(restored, path)
+            row['restored'] = path
         return row
 
     def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
