@@ -33,7 +33,7 @@ EXAMPLES = {
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog='basicsr', description='Train and test restoration networks with BasicSR and RAMiT.'
+        prog='basicsr', allow_abbrev=False, description='Train and test restoration networks with BasicSR and RAMiT.'
     )
     parser.add_argument('--version', action='version', version=_versions())
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
@@ -50,11 +50,18 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument('--debug', action='store_true', help='validate and save every 8 iterations, log every one')
         verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     for verb in (test, compare):
-        verb.add_argument('--only', nargs='+', metavar='NAME', help='run these data sets of the file, not the others')
+        verb.add_argument(
+            '--only', nargs='+', action='extend', metavar='NAME', help='run these data sets of the file, not the others'
+        )
     complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
     for verb in (train, test, compare, complexity):
         verb.add_argument(
-            '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='change options; values are YAML'
+            '--force_yml',
+            nargs='+',
+            action='extend',
+            default=[],
+            metavar='KEY:KEY=VALUE',
+            help='change options; values are YAML',
         )
         verb.add_argument('--traceback', action='store_true', help='show the whole traceback of an error')
     return parser
@@ -67,6 +74,7 @@ def _add_verb(verbs: argparse._SubParsersAction, name: str, text: str) -> argpar
         description=text[0].upper() + text[1:] + '.',
         epilog=f'example:\n  {EXAMPLES[name]}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
 
 
@@ -100,13 +108,14 @@ def main() -> int:
 
 def _describe(error: Exception) -> str:
     """One or two lines. An error that is not ours is named with the place that raised it."""
-    from ramit_arch.errors import UserError
-
     if 'Original Traceback' in str(error):  # from a worker of the data loader; the last line is the worker's error
         kind, _, text = str(error).strip().rpartition('\n')[2].partition(': ')
         return text if kind.endswith('UserError') else f'{kind}: {text}; --traceback shows more'
-    if isinstance(error, UserError):
+    # By its name: where an import failed, the package and its class are not there.
+    if type(error).__name__ == 'UserError':
         return str(error)
+    if isinstance(error, ImportError) and 'libGL' in str(error):
+        return f'{error}\nOpenCV needs it: install the system package libgl1, or opencv-python-headless'
     if isinstance(error, OSError) and error.filename is not None:
         return f'{error.filename}: {error.strerror}'
     frame = traceback.extract_tb(error.__traceback__)[-1]

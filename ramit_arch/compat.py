@@ -6,13 +6,18 @@ of these faults. `repair` must run before anything imports BasicSR.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import inspect
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ramit_arch.errors import UserError
 
 # Schemas live as long as the library object that defined them.
 _libraries: list[torch.library.Library] = []
@@ -22,7 +27,8 @@ def repair() -> None:
     """Make BasicSR importable, trainable and resumable on this machine."""
     repair_torchvision_operators()
     repair_functional_tensor()
-    repair_resume_without_cuda()
+    repair_resume()
+    repair_early_end()
     repair_replayed_augmentation()
 
 
@@ -50,45 +56,97 @@ def repair_functional_tensor() -> None:
         sys.modules[name] = importlib.import_module('torchvision.transforms._functional_tensor')
 
 
-def repair_resume_without_cuda() -> None:
-    """BasicSR's `load_resume_state` asks for the current CUDA device, so that a CPU-only machine cannot resume."""
+def repair_resume() -> None:
+    """BasicSR's `load_resume_state` asks for the current CUDA device, so that a CPU-only machine cannot resume, and
+    with `--auto_resume` takes the newest state even where a crash left it broken."""
     import basicsr.train
 
-    needs_cuda = 'current_device' in basicsr.train.load_resume_state.__code__.co_names
-    if needs_cuda and not torch.cuda.is_available():
+    if 'current_device' in basicsr.train.load_resume_state.__code__.co_names:
         basicsr.train.load_resume_state = load_resume_state
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's contract on any device: the newest state with `auto_resume`, else `path.resume_state`, else None.
+    """BasicSR's contract on any device: with `auto_resume` the newest state that is whole and has its network, else
+    `path.resume_state`, else None.
 
     Args:
         opt: the whole option dictionary; `path.resume_state` and the networks' `path.pretrain_*` are set in it.
 
     Raises:
-        OSError: the state file cannot be read.
+        UserError: a state that was asked for cannot be read, no state is whole, or the run is past its end.
     """
     from basicsr.utils import check_resume
 
+    candidates = [Path(opt['path']['resume_state'])] if opt['path'].get('resume_state') else []
     if opt['auto_resume']:
-        folder = Path('experiments', opt['name'], 'training_states')
-        states = [path for path in folder.glob('*.state') if path.stem.isdigit()]
-        if states:
-            opt['path']['resume_state'] = str(max(states, key=lambda path: int(path.stem)))
-    if not opt['path'].get('resume_state'):
-        return None
-    state = torch.load(opt['path']['resume_state'], map_location='cpu', weights_only=True)
-    check_resume(opt, state['iter'])
+        states = Path('experiments', opt['name'], 'training_states').glob('*.state')
+        candidates = sorted((p for p in states if p.stem.isdigit()), key=lambda p: int(p.stem), reverse=True)
+    problem = None
+    for path in candidates:
+        try:
+            state = read_state(path)
+            network = path.parents[1] / 'models' / f'net_g_{state["iter"]}.pth'
+            if opt['auto_resume'] and not network.is_file():
+                raise UserError(f'{path}: its network {network} is missing')
+        except UserError as error:
+            problem = error
+            print(f'Passed over: {error}', flush=True)  # BasicSR's logger does not exist yet
+            continue
+        if state['iter'] > opt['train']['total_iter']:
+            raise UserError(f'{path}: already at iteration {state["iter"]}; train.total_iter must be higher')
+        opt['path']['resume_state'] = str(path)
+        check_resume(opt, state['iter'])
+        return state
+    if problem:
+        raise UserError(f'no state to resume from, last {problem}') from problem
+    return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a training state without executing anything in it.
+
+    Raises:
+        UserError: it is missing or damaged, is no training state, or the network saved with it is missing.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: no such training state')
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # a damaged file fails in whatever way its bytes suggest
+        raise UserError(f'{path}: damaged or no training state ({type(error).__name__}); remove it') from error
+    if not isinstance(state, dict) or not {'iter', 'epoch', 'optimizers'} <= state.keys():
+        raise UserError(f'{path}: not a training state; those lie in experiments/NAME/training_states')
     return state
+
+
+def repair_early_end() -> None:
+    """BasicSR counts the iterations of an epoch by rounding up and without `num_gpu`, but its loader drops the last
+    batch and multiplies the batch by `num_gpu`: a run ended long before `total_iter`, without a word."""
+    import basicsr.train
+
+    create = basicsr.train.create_train_val_dataloader
+
+    @functools.wraps(create)
+    def create_with_enough_epochs(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
+        train_loader, sampler, val_loaders, epochs, iterations = create(opt, logger)
+        if len(train_loader) == 0:
+            raise UserError('datasets.train: an epoch has fewer images than one batch over all GPUs; raise repeat')
+        return train_loader, sampler, val_loaders, max(epochs, math.ceil(iterations / len(train_loader))), iterations
+
+    if not hasattr(create, '__wrapped__'):
+        basicsr.train.create_train_val_dataloader = create_with_enough_epochs
 
 
 def repair_replayed_augmentation() -> None:
     """BasicSR reseeds its workers with the same constants every epoch, so that every epoch replays its crops and
-    flips. Our sampler gives every draw a seed of its own; it hands plain integers to any other data set."""
+    flips. PyTorch's own worker seeds differ by epoch; our sampler gives every draw of our data sets a seed besides."""
+    import basicsr.data
     import basicsr.train
     from basicsr.data.data_sampler import EnlargedSampler
 
-    from ramit_arch.data.draws import DrawSampler
+    from ramit_arch.data.draws import DrawSampler, seed_worker
 
+    if 'num_workers' in inspect.signature(basicsr.data.worker_init_fn).parameters:
+        basicsr.data.worker_init_fn = seed_worker
     if basicsr.train.EnlargedSampler is EnlargedSampler:
         basicsr.train.EnlargedSampler = DrawSampler

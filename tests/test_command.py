@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -203,18 +204,22 @@ def test_every_verb_has_an_example(verb: str, tmp_path: Path) -> None:
 
 
 def mistake(verb: str, opt: dict | str | None, cwd: Path, *more: str) -> str:
-    """The error lines of a run that must fail, without a traceback and without leaving a folder."""
+    """The error of a run that must fail, without a traceback and without touching an earlier experiment."""
     if isinstance(opt, dict):
         write_options(cwd / 'wrong.yml', opt)
     elif opt is not None:
         (cwd / 'wrong.yml').write_text(opt)
+    earlier = cwd / 'experiments' / 'tiny' / 'precious'
+    earlier.parent.mkdir(parents=True, exist_ok=True)
+    earlier.touch()
     result = run_basicsr(verb, '-opt', 'wrong.yml', *more, cwd=cwd)
-    assert result.returncode == 1
+    assert result.returncode == 1, result.stdout
     assert 'Traceback' not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith(('error:', '('))]
-    assert 1 <= len(lines) <= 2
-    assert not (cwd / 'experiments').exists()
-    return '\n'.join(lines)
+    _, _, message = result.stderr.rpartition('error: ')
+    assert 1 <= len(message.splitlines()) <= 2
+    assert earlier.exists(), 'the earlier experiment was moved away'
+    assert not (cwd / 'results').exists()
+    return message
 
 
 def changed(trained: Path, *path: str, value: object = None) -> dict:
@@ -251,6 +256,41 @@ MISTAKES = [
     (('num_gpu',), None, 'the key num_gpu is missing'),
     (('logger',), None, 'the key logger is missing'),
     (('path', 'pretrain_network_g'), 'gone.pth', 'path.pretrain_network_g: gone.pth does not exist'),
+    # What the data set, the model and the metrics would find after BasicSR has moved the earlier experiment.
+    (
+        ('datasets', 'train', 'use_hflp'),
+        True,
+        'wrong.yml: datasets: tiny: unknown key use_hflp (did you mean use_hflip?)',
+    ),
+    (('datasets', 'train', 'lq_patch_size'), 99, 'smaller than the patch of 99'),
+    (('datasets', 'train', 'batch_size_per_gpu'), 99, 'fewer than batch_size_per_gpu 99'),
+    (('datasets', 'train', 'batch_size_per_gpu'), '4', "batch_size_per_gpu is '4'; it must be an integer from 1 up"),
+    (('datasets', 'train', 'persistent_workers'), True, 'persistent_workers needs num_worker_per_gpu'),
+    (('datasets', 'train', 'color'), 'gray', 'color gray gives 1 channels, network_g.in_chans is 3'),
+    (('datasets', 'val', 'io_backend'), {'tpye': 'lmdb'}, 'unknown key tpye (did you mean type?)'),
+    (
+        ('datasets', 'val_2'),
+        {'name': 'tiny_val', 'type': 'PairedRestorationDataset'},
+        'a second set is called tiny_val',
+    ),
+    (('train', 'ema_dcay'), 0.9, 'train: unknown key ema_dcay (did you mean ema_decay?)'),
+    (('train', 'ema_decay'), 1.5, 'train.ema_decay is 1.5; it must be'),
+    (('train', 'total_iter'), 0, 'train.total_iter is 0; it must be an integer from 1 up'),
+    (('train', 'total_iter'), 2.5, 'train.total_iter is 2.5'),
+    (('train', 'grad_clip_norm'), -1, 'train.grad_clip_norm is -1; it must be a positive number'),
+    (('train', 'bf16'), 'no way', "train.bf16 is 'no way'; it must be true or false"),
+    (('train', 'pixel_opt'), None, 'train.pixel_opt is missing'),
+    (('train', 'pixel_opt', 'type'), 'L1Los', 'did you mean L1Loss?'),
+    (('train', 'optim_g', 'beta'), [0.9, 0.99], 'train.optim_g: unknown key beta (did you mean betas?)'),
+    (('train', 'scheduler', 'milestones'), ['1'], 'list of iterations'),
+    (('val', 'val_freq'), 0, 'val.val_freq is 0'),
+    (('val', 'save_imgs'), True, 'val: unknown key save_imgs (did you mean save_img?)'),
+    (('val', 'metrics', 'psnr', 'test_y_chanel'), True, 'unknown key test_y_chanel (did you mean test_y_channel?)'),
+    (('val', 'metrics', 'psnr', 'crop_border'), None, 'val.metrics.psnr: the key crop_border is missing'),
+    (('val', 'metrics', 'psnr', 'type'), 'calculate_pnsr', 'did you mean calculate_psnr?'),
+    (('logger', 'print_freq'), 0, 'logger.print_freq is 0'),
+    (('path', 'param_key_g'), 'params_emma', 'it must be one of params, params_ema'),
+    (('name',), '../x', "name is '../x'; it must be the name of a folder"),
 ]
 
 
@@ -266,6 +306,8 @@ def test_mistakes_in_an_option_file_are_told_in_two_lines(
     [
         (None, 'wrong.yml: cannot be read (No such file or directory)'),
         ('', 'wrong.yml: empty'),
+        ('- a\n', 'wrong.yml: no option file'),
+        ('name: a\nname: b\n', 'wrong.yml:2: not plain YAML: the key name stands twice'),
         ('name: [1, 2\nscale: 3\n', 'wrong.yml:2: not plain YAML'),
         ('name: !!python/object/apply:os.mkdir [experiments]\n', 'wrong.yml:1: not plain YAML'),
     ],
@@ -318,14 +360,57 @@ def test_error_in_a_worker_ends_the_run_with_its_own_words(tmp_path: Path) -> No
 
 def test_foreign_errors_name_their_place_and_traceback_shows_all(trained: Path, tmp_path: Path) -> None:
     opt = changed(trained, 'train', 'pixel_opt', value={'type': 'L1Loss', 'reduction': 'median'})
-    write_options(tmp_path / 'wrong.yml', opt)
-    result = run_basicsr('train', '-opt', 'wrong.yml', cwd=tmp_path)
+    assert 'ValueError: Unsupported reduction mode: median' in (foreign := foreign_error(opt, tmp_path))
+    assert 'basic_loss.py' in foreign.splitlines()[-1]
+    assert 'Traceback (most recent call last)' in foreign_error(opt, tmp_path, '--traceback')
+
+
+def foreign_error(opt: dict, cwd: Path, *more: str) -> str:
+    write_options(cwd / 'wrong.yml', opt)
+    result = run_basicsr('train', '-opt', 'wrong.yml', *more, cwd=cwd)
+    assert result.returncode == 1
+    assert ('Traceback' in result.stderr) == bool(more)
+    return result.stderr
+
+
+def test_checkpoint_that_does_not_fit_is_told_before_the_start(trained: Path, tmp_path: Path) -> None:
+    opt = changed(trained, 'network_g', 'dim', value=32)
+    opt['path']['pretrain_network_g'] = str(trained / 'experiments/tiny/models/net_g_4.pth')
+    assert 'does not fit RAMiT: parameters' in mistake('train', opt, tmp_path)
+
+
+def test_test_needs_a_checkpoint(trained: Path, tmp_path: Path) -> None:
+    opt = options_of_test(tiny_options(trained / 'data/gt', trained / 'data/lq'), 'x')
+    assert 'path.pretrain_network_g is missing' in mistake('test', {**opt, 'path': {}}, tmp_path)
+
+
+def test_our_training_keys_are_refused_with_srmodel(trained: Path, tmp_path: Path) -> None:
+    opt = changed(trained, 'train', 'accumulate', value=2)
+    assert 'SRModel does not know it' in mistake('train', {**opt, 'model_type': 'SRModel'}, tmp_path)
+
+
+def test_repeated_flags_add_up(trained: Path, tmp_path: Path) -> None:
+    flags = ['--force_yml', 'name=first', '--force_yml', 'train:total_iter=2']
+    result = run_basicsr('train', '-opt', str(trained / 'train.yml'), *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / 'experiments' / 'first' / 'models' / 'net_g_4.pth').exists()
+
+
+def test_training_reaches_total_iter_where_the_last_batch_of_an_epoch_is_dropped(trained: Path, tmp_path: Path) -> None:
+    changes = ['datasets:train:batch_size_per_gpu=4', 'train:total_iter=8']  # six images: one batch an epoch, not two
+    result = run_basicsr('train', '-opt', str(trained / 'train.yml'), '--force_yml', *changes, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'experiments/tiny/models/net_g_8.pth').is_file()
+
+
+def test_missing_system_library_of_opencv_is_named(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / 'cv2.py').write_text('raise ImportError("libGL.so.1: cannot open shared object file")')
+    command = [str(BASICSR), 'train', '-opt', str(trained / 'train.yml')]
+    environment = {**os.environ, 'PYTHONPATH': str(tmp_path)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
-    assert 'error: ValueError: Unsupported reduction mode: median' in result.stderr
-    assert 'basic_loss.py' in result.stderr.splitlines()[-1]
-    result = run_basicsr('train', '-opt', 'wrong.yml', '--traceback', cwd=tmp_path)
-    assert 'Traceback (most recent call last)' in result.stderr
+    assert 'install the system package libgl1' in result.stderr
 
 
 def test_wrong_command_line_exits_with_2(tmp_path: Path) -> None:
@@ -352,7 +437,7 @@ def test_ctrl_c_exits_with_130(trained: Path, tmp_path: Path) -> None:
 
 
 def test_compare_before_test_says_what_to_do(trained: Path, tmp_path: Path) -> None:
-    opt = options_of_test(tiny_options(trained / 'data/gt', trained / 'data/lq'), trained / 'train.yml')
+    opt = options_of_test(tiny_options(trained / 'data/gt', trained / 'data/lq'), 'not/read/by/compare.pth')
     assert 'run `basicsr test` with this option file first' in mistake('compare', opt, tmp_path)
 
 

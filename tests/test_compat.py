@@ -11,10 +11,13 @@ from types import ModuleType
 import basicsr.train
 import pytest
 import torch
+from basicsr.data import build_dataloader
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from ramit_arch import compat
 from ramit_arch.data.draws import DrawSampler
+from ramit_arch.errors import UserError
 
 
 def python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
@@ -39,10 +42,10 @@ def fake_torchvision(folder: Path, operators: bool, functional_tensor: bool) -> 
 
 
 REPAIR = f"""
-import importlib.util, torch
-spec = importlib.util.spec_from_file_location('compat', {compat.__file__!r})
-compat = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compat)
+import sys, types
+package = sys.modules['ramit_arch'] = types.ModuleType('ramit_arch')  # without running its __init__
+package.__path__ = [{str(Path(compat.__file__).parent)!r}]
+from ramit_arch import compat
 compat.repair_torchvision_operators()
 compat.repair_functional_tensor()
 from torchvision.transforms.functional_tensor import rgb_to_grayscale
@@ -80,37 +83,98 @@ def needing_cuda() -> None:
     torch.cuda.current_device()
 
 
-def test_resume_is_repaired_without_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for available, expected in [(True, needing_cuda), (False, compat.load_resume_state)]:
-        monkeypatch.setattr(basicsr.train, 'load_resume_state', needing_cuda)
-        monkeypatch.setattr(torch.cuda, 'is_available', lambda answer=available: answer)
-        compat.repair_resume_without_cuda()
-        assert basicsr.train.load_resume_state is expected
+def mended() -> None: ...
 
 
-def test_a_mended_resume_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mended() -> None: ...
+@pytest.mark.parametrize(('found', 'expected'), [(needing_cuda, compat.load_resume_state), (mended, mended)])
+def test_resume_is_repaired_where_it_asks_for_cuda(
+    found: object, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(basicsr.train, 'load_resume_state', found)
+    compat.repair_resume()
+    assert basicsr.train.load_resume_state is expected
 
-    monkeypatch.setattr(basicsr.train, 'load_resume_state', mended)
-    compat.repair_resume_without_cuda()
-    assert basicsr.train.load_resume_state is mended
 
-
-def test_auto_resume_takes_the_newest_state_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An experiment with states and networks of iterations 5, 900 and 1000."""
     monkeypatch.chdir(tmp_path)
-    states = tmp_path / 'experiments' / 'run' / 'training_states'
-    states.mkdir(parents=True)
+    experiment = tmp_path / 'experiments' / 'run'
+    for folder in ('training_states', 'models'):
+        (experiment / folder).mkdir(parents=True)
     for iteration in (5, 900, 1000):
-        torch.save({'iter': iteration}, states / f'{iteration}.state')
-    (states / 'notes.state').write_text('not a number')
-    opt = {'auto_resume': True, 'name': 'run', 'network_g': {}, 'path': {'models': 'models'}}
-    assert compat.load_resume_state(opt) == {'iter': 1000}
+        torch.save({'iter': iteration, 'epoch': 0, 'optimizers': []}, experiment / f'training_states/{iteration}.state')
+        (experiment / 'models' / f'net_g_{iteration}.pth').touch()
+    (experiment / 'training_states' / 'notes.state').write_text('not a number')
+    return experiment
+
+
+def resume(total: int = 2000, auto: bool = True, **path: str) -> tuple[dict | None, dict]:
+    opt = {'auto_resume': auto, 'name': 'run', 'network_g': {}, 'path': {'models': 'models', **path},
+           'train': {'total_iter': total}}  # fmt: skip
+    return compat.load_resume_state(opt), opt
+
+
+def test_auto_resume_takes_the_newest_state_by_number(run: Path) -> None:
+    state, opt = resume()
+    assert state is not None
+    assert state['iter'] == 1000
     assert opt['path']['pretrain_network_g'] == 'models/net_g_1000.pth'
+
+
+@pytest.mark.parametrize('damage', ['empty', 'truncated', 'network'])
+def test_auto_resume_passes_over_a_broken_newest_state(
+    damage: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = run / 'training_states' / '1000.state'
+    if damage == 'network':
+        (run / 'models' / 'net_g_1000.pth').unlink()
+    else:
+        newest.write_bytes(newest.read_bytes()[: 0 if damage == 'empty' else 200])
+    state, _ = resume()
+    assert state is not None
+    assert state['iter'] == 900
+    assert 'Passed over: experiments/run/training_states/1000.state' in capsys.readouterr().out
+
+
+def test_a_run_past_its_end_is_not_resumed(run: Path) -> None:
+    with pytest.raises(UserError, match='already at iteration 1000'):
+        resume(total=999)
+
+
+@pytest.mark.parametrize('content', [b'', b'junk'])
+def test_a_state_that_was_asked_for_and_cannot_be_read_is_named(content: bytes, run: Path) -> None:
+    (run / 'x.state').write_bytes(content)
+    with pytest.raises(UserError, match=r'x\.state: damaged'):
+        resume(auto=False, resume_state=str(run / 'x.state'))
+
+
+def test_a_checkpoint_is_not_taken_for_a_state(run: Path) -> None:
+    torch.save({'params': {}}, run / 'net.pth')
+    with pytest.raises(UserError, match='not a training state'):
+        resume(auto=False, resume_state=str(run / 'net.pth'))
 
 
 def test_without_states_there_is_nothing_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert compat.load_resume_state({'auto_resume': True, 'name': 'run', 'path': {}}) is None
+    assert resume()[0] is None
+
+
+@pytest.mark.parametrize(('counted', 'expected'), [(2, 4), (9, 9)])
+def test_epochs_are_raised_until_they_hold_all_iterations(
+    counted: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (range(3), None, [], counted, 10)  # three batches an epoch, ten iterations
+    monkeypatch.setattr(basicsr.train, 'create_train_val_dataloader', lambda opt, logger: found)
+    compat.repair_early_end()
+    assert basicsr.train.create_train_val_dataloader({}, None) == (range(3), None, [], expected, 10)
+
+
+def test_an_epoch_without_a_batch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basicsr.train, 'create_train_val_dataloader', lambda opt, logger: ([], None, [], 2, 10))
+    compat.repair_early_end()
+    with pytest.raises(UserError, match='fewer images than one batch'):
+        basicsr.train.create_train_val_dataloader({}, None)
 
 
 def test_replaying_sampler_is_replaced_and_another_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,12 +184,11 @@ def test_replaying_sampler_is_replaced_and_another_left_alone(monkeypatch: pytes
         assert basicsr.train.EnlargedSampler is expected
 
 
-def test_stock_basicsr_replays_its_augmentation_without_the_repair() -> None:
-    import numpy as np
-    from basicsr.data import worker_init_fn
-
-    draws = []
-    for _ in range(2):  # two epochs of one worker
-        worker_init_fn(0, num_workers=1, rank=0, seed=1)
-        draws.append(np.random.rand())
-    assert draws[0] == draws[1]  # the fault; tests of the draws show that ours differ
+def test_stock_data_set_draws_other_crops_every_epoch(pairs: tuple[Path, Path]) -> None:
+    opt = {'name': 'stock', 'phase': 'train', 'scale': 2, 'dataroot_gt': str(pairs[0]), 'dataroot_lq': str(pairs[1]),
+           'io_backend': {'type': 'disk'}, 'gt_size': 8, 'use_hflip': True, 'use_rot': True,
+           'batch_size_per_gpu': 1, 'num_worker_per_gpu': 1}  # fmt: skip
+    data = PairedImageDataset(opt)
+    loader = build_dataloader(data, opt, num_gpu=0, sampler=range(3), seed=1)
+    first, second = (torch.cat([batch['lq'] for batch in loader]) for _ in range(2))
+    assert not torch.equal(first, second)

@@ -276,6 +276,12 @@ def test_dropout_acts_in_training_only(key: str) -> None:
 
 # --------------------------------------------------------------------------------------------------- wrong options
 
+
+def test_an_image_with_other_channels_is_refused_rather_than_broadcast() -> None:
+    with pytest.raises(ValueError, match='the image has 1 channels; in_chans is 3'):
+        tiny()(torch.rand(1, 1, 8, 8))
+
+
 WRONG = [
     ({'upscale': 0}, 'upscale is 0'),
     ({'upscale': 2.0}, 'upscale is 2.0'),

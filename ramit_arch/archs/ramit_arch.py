@@ -453,6 +453,7 @@ class RAMiT(nn.Module):
         check_options(options)
         super().__init__()
         self.upscale = upscale
+        self.in_chans = in_chans
         self.multiple = window_size * 2**DOWNSIZINGS
         self.mean: Tensor
         self.std: Tensor
@@ -506,7 +507,12 @@ class RAMiT(nn.Module):
 
         Returns:
             (N, in_chans, H * upscale, W * upscale), about [0, 1], not clipped.
+
+        Raises:
+            ValueError: the image has another number of channels.
         """
+        if image.shape[1] != self.in_chans:
+            raise ValueError(f'the image has {image.shape[1]} channels; in_chans is {self.in_chans}')
         h, w = image.shape[-2:]
         padded = symmetric_pad((image - self.mean) / self.std, self.multiple)
         out = self.to_target(self.forward_features(padded))

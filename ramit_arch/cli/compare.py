@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ramit_arch import options
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.evaluation import comparison
+from ramit_arch.options import checks
 
 SHEET_ROWS = 12
 
@@ -17,7 +17,9 @@ SHEET_ROWS = 12
 def run(args: argparse.Namespace) -> None:
     """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
     opt = resolve(args, args.opt)
-    options.check(opt, args.opt, training=False)
+    with checks.naming(args.opt):
+        checks.check(opt, training=False)
+        checks.check_paths(opt, checkpoints=False)
     folder = Path('results', opt['name'])
     for phase, dataset in sorted(opt['datasets'].items()):
         name = dataset['name']

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from ramit_arch import options
+from ramit_arch.cli.preflight import preflight
 from ramit_arch.errors import UserError
 
 
@@ -36,7 +37,7 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
         UserError: the option file or the launcher cannot work.
     """
     opt = resolve(args, args.opt)
-    options.check(opt, args.opt, training)
+    preflight(opt, args, training)
     if args.launcher != 'none' and not torch.cuda.is_available():
         raise UserError(f'--launcher {args.launcher} needs CUDA devices, and torch finds none; leave it out')
     with tempfile.TemporaryDirectory() as folder:

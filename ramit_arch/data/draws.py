@@ -6,6 +6,7 @@ processes cannot change it, and no two epochs share one.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,6 +35,16 @@ def generator(index: int) -> np.random.Generator:
     if isinstance(index, Draw):
         return np.random.default_rng(index.seed)
     return np.random.default_rng(int(torch.randint(2**62, ())))
+
+
+def seed_worker(worker_id: int, **_: object) -> None:
+    """Seed `random` and NumPy of a loader's worker from torch's generator, which differs by worker and by epoch.
+
+    Takes, and needs not, the further arguments of BasicSR's `worker_init_fn`.
+    """
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 class DrawSampler(EnlargedSampler):

@@ -164,9 +164,11 @@ class PairedRestorationDataset(Dataset):
             if not isinstance(root.get(key), str):
                 raise UserError(f'{self.where}: {key} is missing; give a folder or an LMDB (several: see roots)')
         template, meta = root.get('filename_tmpl', '{}'), root.get('meta_info_file')
-        if '{}' not in template:
-            raise UserError(f"{self.where}: filename_tmpl is {template!r}; it must contain {{}}, as in '{{}}x2'")
-        backend = (self.opt.get('io_backend') or {}).get('type', 'disk')
+        if template.count('{}') != 1:
+            raise UserError(f"{self.where}: filename_tmpl is {template!r}; it must contain {{}} once, as in '{{}}x2'")
+        io_backend = self.opt.get('io_backend') or {}
+        check_keys(io_backend, ('type',), f'{self.where}: io_backend')
+        backend = io_backend.get('type', 'disk')
         lq_store = open_store(str(Path(root['dataroot_lq']).expanduser()), backend)
         gt_store = open_store(str(Path(root['dataroot_gt']).expanduser()), backend, meta)
         names = gt_store.names()

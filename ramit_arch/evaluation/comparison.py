@@ -62,8 +62,12 @@ def compare(dataset_opt: dict[str, Any], results: dict[str, Any]) -> Iterator[Co
     """
     dataset = build_dataset(dataset_opt)
     scale, metrics = results['scale'], results['metrics']
+    if len(dataset) != len(results['images']):
+        raise UserError(f'{dataset_opt["name"]}: the set has changed since the test; run `basicsr test` again')
     for i, row in enumerate(results['images']):
         item = dataset[i]
+        if item['gt_path'] != row['gt']:
+            raise UserError(f'{dataset_opt["name"]}: the set has changed since the test; run `basicsr test` again')
         target = tensor2img(item['gt'])
         lq = item['lq'].numpy().transpose(1, 2, 0)
         up = imresize(lq, scale) if scale > 1 else lq

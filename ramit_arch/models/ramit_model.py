@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ramit_arch.errors import UserError, check_keys
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.models.checkpoints import load_weights, read_weights
-from ramit_arch.models.schedule import read_schedule, total_batch
+from ramit_arch.models.schedule import Schedule, read_schedule, total_batch
 
 RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
 TRAIN_KEYS = frozenset(
@@ -28,6 +28,35 @@ TRAIN_KEYS = frozenset(
     'accumulate grad_clip_norm bf16'.split()
 )
 VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'metrics', 'bf16'])
+
+
+def check_model_options(opt: dict[str, Any]) -> Schedule | None:
+    """Check the sections `train` and `val`; the schedule of a training run.
+
+    Args:
+        opt: the whole option dictionary, with `is_train`, `dist`, `world_size` and a number for `num_gpu`.
+
+    Raises:
+        UserError: names the key, its value, and what is allowed.
+    """
+    check_keys(opt.get('val') or {}, VAL_KEYS, 'val')
+    if not opt['is_train']:
+        return None
+    train = opt['train']
+    check_keys(train, TRAIN_KEYS, 'train')
+    schedule = read_schedule(opt)
+    if train['optim_g'].get('type') != 'Adam':
+        raise UserError(f'train.optim_g.type is {train["optim_g"].get("type")!r}; RAMiTModel knows Adam')
+    if not train.get('pixel_opt') and not train.get('perceptual_opt'):
+        raise UserError('train.pixel_opt is missing; the paper takes {type: L1Loss}')
+    if train.get('warm_start') is not None and opt['path'].get('pretrain_network_g') is None:
+        raise UserError('train.warm_start needs path.pretrain_network_g, the checkpoint to start from')
+    accumulate = train.get('accumulate') or 1
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise UserError(f'train.accumulate is {accumulate!r}; it must be an integer from 1 up')
+    if accumulate > 1 and (train.get('pixel_opt') or {}).get('reduction', 'mean') != 'mean':
+        raise UserError('train.accumulate weights its parts for a mean; set train.pixel_opt.reduction to mean')
+    return schedule
 
 
 @MODEL_REGISTRY.register()
@@ -51,19 +80,11 @@ class RAMiTModel(SRModel):
     net_g: nn.Module
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        if opt.get('val'):
-            check_keys(opt['val'], VAL_KEYS, 'val')
-        if opt['is_train']:
-            check_keys(opt['train'], TRAIN_KEYS, 'train')
-            self.schedule = read_schedule(opt)
-            self.warm_starting = bool(opt['train'].get('warm_start'))
-            if self.warm_starting and opt['path'].get('pretrain_network_g') is None:
-                raise UserError('train.warm_start needs path.pretrain_network_g, the checkpoint to start from')
+        schedule = check_model_options(opt)
+        if schedule is not None:
+            self.schedule = schedule
+            self.warm_starting = opt['train'].get('warm_start') is not None
             self.accumulate = opt['train'].get('accumulate') or 1
-            if not isinstance(self.accumulate, int) or self.accumulate < 1:
-                raise UserError(f'train.accumulate is {self.accumulate!r}; it must be an integer from 1 up')
-            if self.accumulate > 1 and (opt['train'].get('pixel_opt') or {}).get('reduction', 'mean') != 'mean':
-                raise UserError('train.accumulate weights its parts for a mean; set train.pixel_opt.reduction to mean')
         super().__init__(opt)
 
     # -------------------------------------------------------------------------------------------------- set-up
@@ -82,13 +103,9 @@ class RAMiTModel(SRModel):
         get_root_logger().info(f'{type(net).__name__}: {sum(p.numel() for p in net.parameters()):,} parameters.')
 
     def setup_optimizers(self) -> None:
-        options = dict(self.opt['train']['optim_g'])
-        kind = options.pop('type')
-        if kind != 'Adam':
-            raise UserError(f'train.optim_g.type is {kind!r}; RAMiTModel knows Adam')
-        options['lr'] = self.schedule.rate
+        options = {**self.opt['train']['optim_g'], 'lr': self.schedule.rate}
         parameters = [p for p in self.net_g.parameters() if p.requires_grad]
-        self.optimizer_g = self.get_optimizer(kind, parameters, **options)
+        self.optimizer_g = self.get_optimizer(options.pop('type'), parameters, **options)
         self.optimizers = [self.optimizer_g]
 
     def setup_schedulers(self) -> None:
@@ -248,7 +265,7 @@ class RAMiTModel(SRModel):
     def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
         folder = Path(self.opt['path']['visualization'])
         if self.is_train:
-            return folder / image / f'{image}_{current_iter}.png'
+            return folder / name / image / f'{image}_{current_iter}.png'
         return folder / name / f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png'
 
     def _write_scores(self, name: str, metrics: dict, rows: list[dict], current_iter: int | str) -> None:

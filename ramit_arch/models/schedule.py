@@ -69,7 +69,7 @@ def read_schedule(opt: dict[str, Any]) -> Schedule:
             f'train.scheduler.type is {scheduler.get("type")!r}; RAMiTModel knows MultiStepLR (SRModel knows others)'
         )
     milestones = scheduler.get('milestones', [])
-    if not isinstance(milestones, list) or not all(isinstance(m, int) for m in milestones):
+    if not isinstance(milestones, list) or not all(_number(m) and m == int(m) for m in milestones):
         raise UserError(f'train.scheduler.milestones is {milestones!r}; it must be a list of iterations')
     gamma = scheduler.get('gamma', 0.1)
     if not _number(gamma) or gamma <= 0:
@@ -80,7 +80,7 @@ def read_schedule(opt: dict[str, Any]) -> Schedule:
     warmup = train.get('warmup_iter', -1)
     if not isinstance(warmup, int):
         raise UserError(f'train.warmup_iter is {warmup!r}; it must be an integer, -1 for no warm-up')
-    return Schedule(rate, tuple(sorted(milestones)), gamma, max(0, warmup), warm_start['iter'])
+    return Schedule(rate, tuple(sorted(map(int, milestones))), gamma, max(0, warmup), warm_start['iter'])
 
 
 def _number(value: object) -> bool:

@@ -1,0 +1,75 @@
+"""Everything that can be found wrong before a run starts: BasicSR archives the previous experiment first of all."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils.registry import DATASET_REGISTRY
+
+from ramit_arch.archs.ramit_arch import RAMiT
+from ramit_arch.errors import UserError
+from ramit_arch.models.checkpoints import load_weights, read_weights
+from ramit_arch.models.ramit_model import RECONSTRUCTION, check_model_options
+from ramit_arch.options import checks
+
+
+def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> None:
+    """Check the options, build our data sets once, and fit the checkpoint to the network.
+
+    Args:
+        opt: the options as the pipeline will get them; they are not changed.
+        args: the command line; its option file's name goes into the messages.
+        training: whether this is a training run.
+
+    Raises:
+        UserError: names the file, the key, and what to do.
+    """
+    with checks.naming(args.opt):
+        checks.check(opt, training)
+        resuming = training and (has_states(opt) if args.auto_resume else bool(opt['path'].get('resume_state')))
+        checks.check_paths({**opt, 'path': {} if resuming and args.auto_resume else opt['path']}, checkpoints=True)
+        if opt['model_type'] == 'RAMiTModel':
+            check_model_options({**opt, **_place(opt), 'is_train': training})
+        _build_datasets(opt)
+        if not resuming:
+            _fit_checkpoint(opt, training)
+
+
+def has_states(opt: dict[str, Any]) -> bool:
+    """Whether `--auto_resume` will find something."""
+    return any(Path('experiments', opt['name'], 'training_states').glob('*.state'))
+
+
+def _place(opt: dict[str, Any]) -> dict[str, Any]:
+    gpus = torch.cuda.device_count() if opt['num_gpu'] == 'auto' else opt['num_gpu']
+    return {'dist': False, 'world_size': 1, 'num_gpu': gpus}
+
+
+def _build_datasets(opt: dict[str, Any]) -> None:
+    for phase, section in opt['datasets'].items():
+        kind = DATASET_REGISTRY.get(section['type'])
+        if not kind.__module__.startswith('ramit_arch.'):
+            continue
+        kind({**copy.deepcopy(section), 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)})
+        channels = 1 if section.get('color', 'rgb') == 'gray' else 3
+        wanted = opt['network_g'].get('in_chans', 3)
+        if opt['network_g']['type'] == 'RAMiT' and wanted != channels:
+            color = section.get('color', 'rgb')
+            raise UserError(
+                f'datasets.{phase}: color {color} gives {channels} channels, network_g.in_chans is {wanted}'
+            )
+
+
+def _fit_checkpoint(opt: dict[str, Any], training: bool) -> None:
+    path = opt['path'].get('pretrain_network_g')
+    if path is None or opt['network_g']['type'] != 'RAMiT' or opt['model_type'] != 'RAMiTModel':
+        return
+    with torch.device('meta'):
+        network = RAMiT(**{key: value for key, value in opt['network_g'].items() if key != 'type'})
+    skip = RECONSTRUCTION if training and opt['train'].get('warm_start') else None
+    strict = opt['path'].get('strict_load_g', True)
+    load_weights(network, read_weights(path, opt['path'].get('param_key_g', 'params')), path, strict, skip)
