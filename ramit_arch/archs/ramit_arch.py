@@ -558,9 +558,10 @@ def check_options(o: dict) -> None:
         factor, groups = f'{prefix}exp_factor', f'{prefix}expand_groups'
         require(number(o[factor]) and o[factor] > 0, factor, 'a positive number')
         require(integer(o[groups], 1), groups, 'an integer from 1 up')
+        default = '; unset, it is expand_groups' if prefix else ''
         divides = width % o[groups] == 0 and o['dim'] % o[groups] == 0
         if o['mobivari_version'] == 2:
-            require(divides, groups, f'a divisor of both {width} and dim, the widths it splits')
+            require(divides, groups, f'a divisor of both {width} and dim, the widths it splits{default}')
     for key in ('attn_drop', 'proj_drop', 'drop_path'):
         require(number(o[key]) and 0 <= o[key] < 1, key, 'within [0, 1)')
     for key in ('img_mean', 'img_std'):
