@@ -7,6 +7,7 @@ theirs and left alone; ours check the rest of their sections themselves.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ _OWN_TRAIN_KEYS = frozenset('lr_batch_size warm_start accumulate grad_clip_norm 
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _integer(least: int) -> tuple[Callable[[Any], bool], str]:
@@ -44,7 +45,7 @@ def _one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
 
 _COUNT = _integer(1)
 _FLAG: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, bool), 'true or false')
-_POSITIVE: tuple[Callable[[Any], bool], str] = (lambda v: _number(v) and 0 < v < float('inf'), 'a positive number')
+_POSITIVE: tuple[Callable[[Any], bool], str] = (lambda v: _number(v) and v > 0, 'a positive number')
 _SHARE: tuple[Callable[[Any], bool], str] = (lambda v: _number(v) and 0 <= v < 1, 'a number from 0 to below 1')
 _TEXT: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, str) and v != '', 'text')
 _NAME: tuple[Callable[[Any], bool], str] = (
