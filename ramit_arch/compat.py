@@ -66,8 +66,8 @@ def repair_resume() -> None:
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's contract on any device: with `auto_resume` the newest state that is whole and has its network, else
-    `path.resume_state`, else None.
+    """BasicSR's contract on any device: with `auto_resume` the newest state that is whole and has its network; without
+    it, or where there is no state yet, `path.resume_state`; else None.
 
     Args:
         opt: the whole option dictionary; `path.resume_state` and the networks' `path.pretrain_*` are set in it.
@@ -77,16 +77,17 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
-    candidates = [Path(opt['path']['resume_state'])] if opt['path'].get('resume_state') else []
+    given = [Path(opt['path']['resume_state'])] if opt['path'].get('resume_state') else []
+    found: list[Path] = []
     if opt['auto_resume']:
         states = Path('experiments', opt['name'], 'training_states').glob('*.state')
-        candidates = sorted((p for p in states if p.stem.isdigit()), key=lambda p: int(p.stem), reverse=True)
+        found = sorted((p for p in states if p.stem.isdigit()), key=lambda p: int(p.stem), reverse=True)
     problem = None
-    for path in candidates:
+    for path in found or given:
         try:
             state = read_state(path)
             network = path.parents[1] / 'models' / f'net_g_{state["iter"]}.pth'
-            if opt['auto_resume'] and not network.is_file():
+            if path in found and not network.is_file():
                 raise UserError(f'{path}: its network {network} is missing')
         except UserError as error:
             problem = error
@@ -106,7 +107,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read a training state without executing anything in it.
 
     Raises:
-        UserError: it is missing or damaged, is no training state, or the network saved with it is missing.
+        UserError: it is missing, damaged, or no training state.
     """
     if not path.is_file():
         raise UserError(f'{path}: no such training state')

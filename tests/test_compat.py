@@ -137,6 +137,16 @@ def test_auto_resume_passes_over_a_broken_newest_state(
     assert 'Passed over: experiments/run/training_states/1000.state' in capsys.readouterr().out
 
 
+def test_auto_resume_without_states_takes_the_one_that_was_given(run: Path) -> None:
+    given = (run / 'training_states' / '5.state').rename(run / '5.state')
+    for state in (run / 'training_states').iterdir():
+        state.unlink()
+    resumed, opt = resume(resume_state=str(given))
+    assert resumed is not None
+    assert resumed['iter'] == 5
+    assert opt['path']['resume_state'] == str(given)
+
+
 def test_a_run_past_its_end_is_not_resumed(run: Path) -> None:
     with pytest.raises(UserError, match='already at iteration 1000'):
         resume(total=999)

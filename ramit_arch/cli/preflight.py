@@ -30,18 +30,18 @@ def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> 
     """
     with checks.naming(args.opt):
         checks.check(opt, training)
-        resuming = training and (has_states(opt) if args.auto_resume else bool(opt['path'].get('resume_state')))
-        checks.check_paths({**opt, 'path': {} if resuming and args.auto_resume else opt['path']}, checkpoints=True)
+        continuing = training and args.auto_resume and _has_states(opt, args.debug)
+        checks.check_paths(opt, checkpoints=not continuing)
         if opt['model_type'] == 'RAMiTModel':
             check_model_options({**opt, **_place(opt), 'is_train': training})
         _build_datasets(opt)
-        if not resuming:
+        if not continuing and not opt['path'].get('resume_state'):
             _fit_checkpoint(opt, training)
 
 
-def has_states(opt: dict[str, Any]) -> bool:
-    """Whether `--auto_resume` will find something."""
-    return any(Path('experiments', opt['name'], 'training_states').glob('*.state'))
+def _has_states(opt: dict[str, Any], debug: bool) -> bool:
+    name = opt['name'] if not debug or opt['name'].startswith('debug') else f'debug_{opt["name"]}'
+    return any(Path('experiments', name, 'training_states').glob('*.state'))
 
 
 def _place(opt: dict[str, Any]) -> dict[str, Any]:
