@@ -1,16 +1,16 @@
 """Repairs of what is broken elsewhere, applied once on `import ramit_arch`.
 
-Every repair looks for its fault first and leaves a healthy installation as it is. Nothing else in the package knows
-of these faults. `repair` must run before anything imports BasicSR.
+Repairs of installations look for their fault first and leave a healthy one as it is; where BasicSR's own functions are
+at fault, ours take their place. Nothing else in the package knows of these faults. `repair` must run before anything
+imports BasicSR.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import inspect
-import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ def repair() -> None:
     repair_torchvision_operators()
     repair_functional_tensor()
     repair_resume()
-    repair_early_end()
-    repair_replayed_augmentation()
+    repair_training_loader()
+    repair_launch_without_cuda()
 
 
 def repair_torchvision_operators() -> None:
@@ -58,11 +58,11 @@ def repair_functional_tensor() -> None:
 
 def repair_resume() -> None:
     """BasicSR's `load_resume_state` asks for the current CUDA device, so that a CPU-only machine cannot resume, and
-    with `--auto_resume` takes the newest state even where a crash left it broken."""
+    with `--auto_resume` takes the newest state even where a crash left it broken. Ours also tells the loader where to
+    go on."""
     import basicsr.train
 
-    if 'current_device' in basicsr.train.load_resume_state.__code__.co_names:
-        basicsr.train.load_resume_state = load_resume_state
+    basicsr.train.load_resume_state = load_resume_state
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -70,7 +70,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     it, or where there is no state yet, `path.resume_state`; else None.
 
     Args:
-        opt: the whole option dictionary; `path.resume_state` and the networks' `path.pretrain_*` are set in it.
+        opt: the whole option dictionary; `path.resume_state`, the networks' `path.pretrain_*` and `resumed` (the
+            state's `iter` and `epoch`) are set in it.
 
     Raises:
         UserError: a state that was asked for cannot be read, no state is whole, or the run is past its end.
@@ -96,6 +97,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         if state['iter'] > opt['train']['total_iter']:
             raise UserError(f'{path}: already at iteration {state["iter"]}; train.total_iter must be higher')
         opt['path']['resume_state'] = str(path)
+        opt['resumed'] = {'iter': state['iter'], 'epoch': state['epoch']}
         check_resume(opt, state['iter'])
         return state
     if problem:
@@ -120,34 +122,36 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def repair_early_end() -> None:
+def repair_training_loader() -> None:
     """BasicSR counts the iterations of an epoch by rounding up and without `num_gpu`, but its loader drops the last
-    batch and multiplies the batch by `num_gpu`: a run ended long before `total_iter`, without a word."""
-    import basicsr.train
-
-    create = basicsr.train.create_train_val_dataloader
-
-    @functools.wraps(create)
-    def create_with_enough_epochs(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
-        train_loader, sampler, val_loaders, epochs, iterations = create(opt, logger)
-        if len(train_loader) == 0:
-            raise UserError('datasets.train: an epoch has fewer images than one batch over all GPUs; raise repeat')
-        return train_loader, sampler, val_loaders, max(epochs, math.ceil(iterations / len(train_loader))), iterations
-
-    if not hasattr(create, '__wrapped__'):
-        basicsr.train.create_train_val_dataloader = create_with_enough_epochs
-
-
-def repair_replayed_augmentation() -> None:
-    """BasicSR reseeds its workers with the same constants every epoch, so that every epoch replays its crops and
-    flips. PyTorch's own worker seeds differ by epoch; our sampler gives every draw of our data sets a seed besides."""
+    batch and multiplies the batch by `num_gpu`: a run ended long before `total_iter`, without a word. It reseeds its
+    workers with the same constants every epoch, so that every epoch replays its crops and flips, and a resumed run
+    repeats its epoch. Ours has neither fault, and knows progressive learning."""
     import basicsr.data
     import basicsr.train
-    from basicsr.data.data_sampler import EnlargedSampler
 
-    from ramit_arch.data.draws import DrawSampler, seed_worker
+    from ramit_arch.data.draws import seed_worker
+    from ramit_arch.data.loaders import create_train_val_dataloader
 
+    basicsr.train.create_train_val_dataloader = create_train_val_dataloader
     if 'num_workers' in inspect.signature(basicsr.data.worker_init_fn).parameters:
         basicsr.data.worker_init_fn = seed_worker
-    if basicsr.train.EnlargedSampler is EnlargedSampler:
-        basicsr.train.EnlargedSampler = DrawSampler
+
+
+def repair_launch_without_cuda() -> None:
+    """BasicSR's launcher asks for CUDA devices; processes that train on the CPU talk through gloo."""
+    import basicsr.utils.options
+
+    if not torch.cuda.is_available():
+        basicsr.utils.options.init_dist = init_dist_on_cpu
+
+
+def init_dist_on_cpu(launcher: str, **_: Any) -> None:
+    """Join the processes that torchrun has started.
+
+    Raises:
+        UserError: they were started in another way.
+    """
+    if launcher != 'pytorch' or 'RANK' not in os.environ:
+        raise UserError(f'--launcher {launcher}: without CUDA start the processes by torchrun, --launcher pytorch')
+    torch.distributed.init_process_group('gloo')

@@ -62,6 +62,12 @@ def run_basicsr(*arguments: str, cwd: Path, timeout: float = 180) -> subprocess.
     )
 
 
+def run_torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same, as several processes on this machine."""
+    command = [str(BASICSR.with_name('torchrun')), '--standalone', f'--nproc_per_node={processes}', str(BASICSR)]
+    return subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, timeout=180, check=False)
+
+
 def tiny_options(gt: Path, lq: Path, name: str = 'tiny', **train: object) -> dict:
     """A training run of four iterations with validation, in a second or two."""
     data = {'type': 'PairedRestorationDataset', 'dataroot_gt': str(gt), 'dataroot_lq': str(lq)}

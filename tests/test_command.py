@@ -263,7 +263,6 @@ MISTAKES = [
         'wrong.yml: datasets: tiny: unknown key use_hflp (did you mean use_hflip?)',
     ),
     (('datasets', 'train', 'lq_patch_size'), 99, 'smaller than the patch of 99'),
-    (('datasets', 'train', 'batch_size_per_gpu'), 99, 'fewer than batch_size_per_gpu 99'),
     (('datasets', 'train', 'batch_size_per_gpu'), '4', "batch_size_per_gpu is '4'; it must be an integer from 1 up"),
     (('datasets', 'train', 'persistent_workers'), True, 'persistent_workers needs num_worker_per_gpu'),
     (('datasets', 'train', 'color'), 'gray', 'color gray gives 1 channels, network_g.in_chans is 3'),

@@ -6,17 +6,11 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
-import basicsr.train
 import pytest
 import torch
-from basicsr.data import build_dataloader
-from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from ramit_arch import compat
-from ramit_arch.data.draws import DrawSampler
 from ramit_arch.errors import UserError
 
 
@@ -77,22 +71,6 @@ def test_another_runtime_error_of_torchvision_is_not_hidden(tmp_path: Path) -> N
 def test_all_of_basicsr_imports() -> None:
     for name in ('archs', 'data', 'losses', 'metrics', 'models', 'utils', 'train', 'test', 'data.degradations'):
         assert importlib.import_module(f'basicsr.{name}')
-
-
-def needing_cuda() -> None:
-    torch.cuda.current_device()
-
-
-def mended() -> None: ...
-
-
-@pytest.mark.parametrize(('found', 'expected'), [(needing_cuda, compat.load_resume_state), (mended, mended)])
-def test_resume_is_repaired_where_it_asks_for_cuda(
-    found: object, expected: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(basicsr.train, 'load_resume_state', found)
-    compat.repair_resume()
-    assert basicsr.train.load_resume_state is expected
 
 
 @pytest.fixture
@@ -170,35 +148,6 @@ def test_without_states_there_is_nothing_to_resume(tmp_path: Path, monkeypatch: 
     assert resume()[0] is None
 
 
-@pytest.mark.parametrize(('counted', 'expected'), [(2, 4), (9, 9)])
-def test_epochs_are_raised_until_they_hold_all_iterations(
-    counted: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = (range(3), None, [], counted, 10)  # three batches an epoch, ten iterations
-    monkeypatch.setattr(basicsr.train, 'create_train_val_dataloader', lambda opt, logger: found)
-    compat.repair_early_end()
-    assert basicsr.train.create_train_val_dataloader({}, None) == (range(3), None, [], expected, 10)
-
-
-def test_an_epoch_without_a_batch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(basicsr.train, 'create_train_val_dataloader', lambda opt, logger: ([], None, [], 2, 10))
-    compat.repair_early_end()
-    with pytest.raises(UserError, match='fewer images than one batch'):
-        basicsr.train.create_train_val_dataloader({}, None)
-
-
-def test_replaying_sampler_is_replaced_and_another_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for found, expected in [(EnlargedSampler, DrawSampler), (ModuleType, ModuleType)]:
-        monkeypatch.setattr(basicsr.train, 'EnlargedSampler', found)
-        compat.repair_replayed_augmentation()
-        assert basicsr.train.EnlargedSampler is expected
-
-
-def test_stock_data_set_draws_other_crops_every_epoch(pairs: tuple[Path, Path]) -> None:
-    opt = {'name': 'stock', 'phase': 'train', 'scale': 2, 'dataroot_gt': str(pairs[0]), 'dataroot_lq': str(pairs[1]),
-           'io_backend': {'type': 'disk'}, 'gt_size': 8, 'use_hflip': True, 'use_rot': True,
-           'batch_size_per_gpu': 1, 'num_worker_per_gpu': 1}  # fmt: skip
-    data = PairedImageDataset(opt)
-    loader = build_dataloader(data, opt, num_gpu=0, sampler=range(3), seed=1)
-    first, second = (torch.cat([batch['lq'] for batch in loader]) for _ in range(2))
-    assert not torch.equal(first, second)
+def test_launching_without_cuda_needs_torchrun() -> None:
+    with pytest.raises(UserError, match='torchrun'):
+        compat.init_dist_on_cpu('slurm')

@@ -259,7 +259,7 @@ def test_pair_that_does_not_fit_the_scale_is_named_on_construction(tmp_path: Pat
     assert str(gt / '0.png') in message
     assert str(lq / '0.png') in message
     assert '24x20' in message
-    assert '3 of 3 pairs' in message
+    assert '3 of 3 images' in message
 
 
 def test_lmdb_pair_that_does_not_fit_is_found_from_meta_info(pairs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -312,7 +312,6 @@ def test_lmdb_without_the_listed_key_is_named(pairs: tuple[Path, Path], tmp_path
         ({'filename_tmpl': 'x2'}, 'filename_tmpl'),
         ({'lq_patch_size': 0}, 'lq_patch_size is 0'),
         ({'gt_size': 17}, 'gt_size 17'),
-        ({'batch_size_per_gpu': 9}, 'fewer than batch_size_per_gpu 9'),
         ({'dataroot_lq': '/nowhere'}, '/nowhere: no such folder'),
         ({'dataroot_gt': None}, 'dataroot_gt is missing'),
     ],

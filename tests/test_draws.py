@@ -2,85 +2,120 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from basicsr.data import build_dataloader
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from ramit_arch import PairedRestorationDataset
+from ramit_arch.data import draws
 from ramit_arch.data.draws import Draw, DrawSampler, generator
+from ramit_arch.data.loaders import create_train_val_dataloader
+from ramit_arch.data.progression import Progression, Stage
 
 
 @pytest.fixture
-def data(pairs: tuple[Path, Path]) -> PairedRestorationDataset:
-    return PairedRestorationDataset({
-        'name': 'set', 'type': 'PairedRestorationDataset', 'phase': 'train', 'scale': 2, 'lq_patch_size': 8,
-        'dataroot_gt': str(pairs[0]), 'dataroot_lq': str(pairs[1]), 'repeat': 4, 'batch_size_per_gpu': 2,
-    })  # fmt: skip
+def options(pairs: tuple[Path, Path]) -> dict:
+    """A run of 12 iterations over three images, four times each in an epoch."""
+    return {
+        'dist': False, 'world_size': 1, 'rank': 0, 'num_gpu': 0, 'manual_seed': 1, 'train': {'total_iter': 12},
+        'datasets': {'train': {
+            'name': 'set', 'type': 'PairedRestorationDataset', 'phase': 'train', 'scale': 2, 'lq_patch_size': 8,
+            'dataroot_gt': str(pairs[0]), 'dataroot_lq': str(pairs[1]), 'repeat': 4, 'batch_size_per_gpu': 2,
+            'num_worker_per_gpu': 0,
+        }},
+    }  # fmt: skip
 
 
-def epochs(data: PairedRestorationDataset, workers: int, seed: int = 1, count: int = 2, **loader: object) -> list:
-    """The LQ batches of some epochs, as BasicSR's loop draws them."""
-    torch.manual_seed(seed)
-    sampler = DrawSampler(data, 1, 0)
-    options = {'phase': 'train', 'batch_size_per_gpu': 2, 'num_worker_per_gpu': workers, **loader}
-    batches = build_dataloader(data, options, num_gpu=0, sampler=sampler, seed=seed)
+def epochs(options: dict, count: int = 2, seed: int = 1, **section: object) -> list[torch.Tensor]:
+    """The LQ images of some epochs, as BasicSR's loop asks for them."""
+    train = {**options['datasets']['train'], **section}
+    opt = {**options, 'manual_seed': seed, 'datasets': {'train': train}}
+    loader, sampler, *_ = create_train_val_dataloader(opt, logging.getLogger())
     found = []
     for epoch in range(count):
         sampler.set_epoch(epoch)
-        found.append(torch.cat([batch['lq'] for batch in batches]))
+        found.append(torch.cat([batch['lq'] for batch in loader]))
     return found
 
 
-def test_every_epoch_draws_other_crops(data: PairedRestorationDataset) -> None:
-    first, second = epochs(data, workers=1)
+def test_every_epoch_draws_other_crops(options: dict) -> None:
+    first, second = epochs(options, num_worker_per_gpu=1)
     same = (first[:, None] == second[None]).flatten(2).all(-1)
     assert same.float().mean() < 0.2
 
 
-def test_batches_are_the_same_for_any_number_of_workers(data: PairedRestorationDataset) -> None:
-    reference = epochs(data, workers=0)
-    for workers in (1, 3):
-        assert all(map(torch.equal, reference, epochs(data, workers)))
-    assert all(map(torch.equal, reference, epochs(data, 2, persistent_workers=True)))
+@pytest.mark.parametrize('loader', [
+    {'num_worker_per_gpu': 1}, {'num_worker_per_gpu': 3}, {'num_worker_per_gpu': 2, 'persistent_workers': True},
+    {'num_worker_per_gpu': 2, 'prefetch_mode': 'cpu'},
+])  # fmt: skip
+def test_batches_are_the_same_for_any_kind_of_loading(loader: dict, options: dict) -> None:
+    assert all(map(torch.equal, epochs(options), epochs(options, **loader)))
 
 
-def test_manual_seed_decides_order_and_crops(data: PairedRestorationDataset) -> None:
-    assert all(map(torch.equal, epochs(data, 0, seed=5), epochs(data, 0, seed=5)))
-    assert not torch.equal(epochs(data, 0, seed=5)[0], epochs(data, 0, seed=6)[0])
+def test_manual_seed_decides_order_and_crops(options: dict) -> None:
+    assert all(map(torch.equal, epochs(options, seed=5), epochs(options, seed=5)))
+    assert not torch.equal(epochs(options, seed=5)[0], epochs(options, seed=6)[0])
 
 
-def test_repeats_of_an_image_in_one_epoch_are_cropped_differently(data: PairedRestorationDataset) -> None:
-    torch.manual_seed(0)
-    items = [data[draw] for draw in DrawSampler(data, 1, 0, ratio=3)]
-    first = [item['lq'] for item in items if item['gt_path'].endswith('0.png')]
-    assert len(first) == 12
-    assert len({patch.numpy().tobytes() for patch in first}) > 8
+def test_repeats_of_an_image_in_one_epoch_are_cropped_differently(options: dict) -> None:
+    options['train']['total_iter'] = 100
+    (patches,) = epochs(options, count=1, repeat=12)
+    assert len(patches) == 36
+    assert len({patch.numpy().tobytes() for patch in patches}) > 28
 
 
-@given(size=st.integers(1, 40), ratio=st.sampled_from([1, 2, 3]), replicas=st.integers(1, 4))
-def test_processes_share_one_order_without_overlap(size: int, ratio: int, replicas: int) -> None:
-    shares = []
-    for rank in range(replicas):
-        torch.manual_seed(7 + rank)  # as BasicSR seeds its processes
-        sampler = DrawSampler(range(size), replicas, rank, ratio)
-        sampler.set_epoch(3)
-        shares.append(list(sampler))
-    positions = sorted(draw.seed[2] for share in shares for draw in share)
-    assert positions == list(range(len(positions)))
-    drawn = [int(draw) for share in shares for draw in share]
-    assert len(drawn) >= size * ratio
-    assert set(drawn) == set(range(size))
+def test_nothing_is_read_before_the_loop_sets_the_epoch(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, *_ = create_train_val_dataloader(options, logging.getLogger())
+    monkeypatch.setattr(DrawSampler, 'batch', lambda *_: pytest.fail('drawn'))
+    assert list(loader) == []
+
+
+@given(size=st.integers(1, 40), ratio=st.sampled_from([1, 2, 3]), replicas=st.integers(1, 4), share=st.integers(1, 5))
+def test_processes_share_every_batch_and_every_epoch_holds_every_image(
+    size: int, ratio: int, replicas: int, share: int
+) -> None:
+    progression = Progression([Stage(60, share * replicas)])
+    samplers = [DrawSampler(size, progression, 7, rank, replicas, ratio) for rank in range(replicas)]
+    whole = DrawSampler(size, progression, 7, ratio=ratio)
+    drawn = []
+    for iteration in range(1, 61):
+        shares = [sampler.batch(iteration) for sampler in samplers]
+        assert {len(part) for part in shares} == {share}
+        together = sorted((draw.seed, int(draw)) for part in shares for draw in part)
+        assert together == sorted((draw.seed, int(draw)) for draw in whole.batch(iteration))
+        drawn += together
+    assert len(set(drawn)) == len(drawn)  # no draw twice
+    first_epoch = [image for (_, epoch, _), image in drawn if epoch == 0]
+    if len(drawn) >= size * ratio:
+        assert sorted(first_epoch) == sorted(list(range(size)) * ratio)
+
+
+@given(done=st.integers(0, 20), size=st.integers(1, 30), batch=st.integers(1, 7))
+def test_a_resumed_run_goes_on_with_the_batches_of_an_uninterrupted_one(done: int, size: int, batch: int) -> None:
+    progression = Progression([Stage(11, batch, 8), Stage(9, 2 * batch, 16)])
+
+    def run(sampler: DrawSampler, epoch: int) -> list:
+        found = []
+        for number in range(epoch, sampler.epoch_of(20) + 1):
+            sampler.set_epoch(number)
+            found += [[(int(draw), draw.seed, draw.patch) for draw in drawn] for drawn in sampler]
+        return found
+
+    whole = run(DrawSampler(size, progression, 1), 0)
+    assert len(whole) == 20
+    resumed = DrawSampler(size, progression, 1, done=done)
+    assert run(resumed, resumed.epoch_of(max(1, done))) == whole[done:]
 
 
 def test_a_draw_survives_the_way_to_a_worker() -> None:
-    draw = pickle.loads(pickle.dumps(Draw(5, (1, 2, 3))))
+    draw = pickle.loads(pickle.dumps(Draw(5, (1, 2, 3), 48)))
     assert draw == 5
-    assert draw.seed == (1, 2, 3)
+    assert (draw.seed, draw.patch) == ((1, 2, 3), 48)
 
 
 def test_plain_indices_follow_torchs_generator() -> None:
@@ -88,3 +123,18 @@ def test_plain_indices_follow_torchs_generator() -> None:
     first, second = generator(3).random(), generator(3).random()
     torch.manual_seed(0)
     assert generator(3).random() == first != second
+
+
+def test_stock_data_sets_get_workers_seeded_anew_every_epoch(pairs: tuple[Path, Path], options: dict) -> None:
+    section = {'name': 'stock', 'type': 'PairedImageDataset', 'phase': 'train', 'scale': 2, 'gt_size': 8,
+               'dataroot_gt': str(pairs[0]), 'dataroot_lq': str(pairs[1]), 'io_backend': {'type': 'disk'},
+               'use_hflip': True, 'use_rot': True, 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 1}  # fmt: skip
+    options['datasets']['train'] = section
+    loader, sampler, *_ = create_train_val_dataloader(options, logging.getLogger())
+    assert isinstance(loader, DataLoader)
+    assert loader.worker_init_fn is draws.seed_worker
+    found = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        found.append(torch.cat([batch['lq'] for batch in loader]))
+    assert not torch.equal(*(batch.sort(0).values for batch in found))

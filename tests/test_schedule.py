@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from ramit_arch.errors import UserError
 from ramit_arch.models.schedule import Schedule, read_schedule
 
-SCRATCH = Schedule(4e-4, (200_000, 300_000, 400_000, 425_000, 450_000, 475_000), 0.5, warmup=20_000)
-FINETUNING = Schedule(4e-4, (50_000, 100_000), 0.5, warmup=20_000, warm_start=50_000)
+SCRATCH = Schedule((4e-4,), (), (200_000, 300_000, 400_000, 425_000, 450_000, 475_000), 0.5, warmup=20_000)
+FINETUNING = Schedule((4e-4,), (), (50_000, 100_000), 0.5, warmup=20_000, warm_start=50_000)
 
 
 @pytest.mark.parametrize(
@@ -33,20 +33,20 @@ def test_warm_start_is_constant_and_the_rest_counts_from_its_end(iteration: int,
 @given(st.integers(1, 600_000))
 def test_rate_is_positive_and_never_above_the_full_one(iteration: int) -> None:
     for schedule in (SCRATCH, FINETUNING):
-        assert 0 < schedule.learning_rate(iteration) <= schedule.rate
+        assert 0 < schedule.learning_rate(iteration) <= schedule.rates[0]
 
 
 def options(**train: object) -> dict:
     optim = {'type': 'Adam', 'lr': 4e-4}
-    return {'dist': False, 'world_size': 1, 'num_gpu': 0, 'train': {'optim_g': optim, **train},
+    return {'dist': False, 'world_size': 1, 'num_gpu': 0, 'train': {'total_iter': 9, 'optim_g': optim, **train},
             'datasets': {'train': {'batch_size_per_gpu': 16}}}  # fmt: skip
 
 
 def test_rate_is_scaled_linearly_to_the_total_batch() -> None:
-    assert read_schedule(options(lr_batch_size=64)).rate == pytest.approx(1e-4)
-    assert read_schedule({**options(lr_batch_size=64), 'num_gpu': 2}).rate == pytest.approx(2e-4)
-    assert read_schedule({**options(lr_batch_size=64), 'dist': True, 'world_size': 8}).rate == pytest.approx(8e-4)
-    assert read_schedule(options()).rate == pytest.approx(4e-4)
+    assert read_schedule(options(lr_batch_size=64)).rates == pytest.approx((1e-4,))
+    assert read_schedule({**options(lr_batch_size=64), 'num_gpu': 2}).rates == pytest.approx((2e-4,))
+    assert read_schedule({**options(lr_batch_size=64), 'dist': True, 'world_size': 8}).rates == pytest.approx((8e-4,))
+    assert read_schedule(options()).rates == pytest.approx((4e-4,))
 
 
 @pytest.mark.parametrize(

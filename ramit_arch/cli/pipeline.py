@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from ramit_arch import options
 from ramit_arch.cli.preflight import preflight
-from ramit_arch.errors import UserError
 
 
 def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
@@ -38,8 +36,6 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
     """
     opt = resolve(args, args.opt)
     preflight(opt, args, training)
-    if args.launcher != 'none' and not torch.cuda.is_available():
-        raise UserError(f'--launcher {args.launcher} needs CUDA devices, and torch finds none; leave it out')
     with tempfile.TemporaryDirectory() as folder:
         file = args.opt
         if opt != options.load(args.opt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from ramit_arch.archs.ramit_arch import RAMiT
+from ramit_arch.data.progression import training_section
+from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import load_weights, read_weights
 from ramit_arch.models.ramit_model import RECONSTRUCTION, check_model_options
@@ -33,7 +36,7 @@ def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> 
         continuing = training and args.auto_resume and _has_states(opt, args.debug)
         checks.check_paths(opt, checkpoints=not continuing)
         if opt['model_type'] == 'RAMiTModel':
-            check_model_options({**opt, **_place(opt), 'is_train': training})
+            check_model_options({**opt, **_place(opt, args.launcher), 'is_train': training})
         _build_datasets(opt)
         if not continuing and not opt['path'].get('resume_state'):
             _fit_checkpoint(opt, training)
@@ -44,15 +47,22 @@ def _has_states(opt: dict[str, Any], debug: bool) -> bool:
     return any(Path('experiments', name, 'training_states').glob('*.state'))
 
 
-def _place(opt: dict[str, Any]) -> dict[str, Any]:
+def _place(opt: dict[str, Any], launcher: str) -> dict[str, Any]:
+    """Where the run will take place, before any process has met another."""
     gpus = torch.cuda.device_count() if opt['num_gpu'] == 'auto' else opt['num_gpu']
-    return {'dist': False, 'world_size': 1, 'num_gpu': gpus}
+    if launcher != 'none' and gpus == 0 and torch.cuda.is_available():
+        raise UserError(f'num_gpu is 0, but --launcher {launcher} takes the CUDA devices; set num_gpu: auto')
+    size = os.environ.get({'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}.get(launcher, ''), '1')
+    return {'dist': launcher != 'none', 'world_size': int(size), 'num_gpu': gpus}
 
 
 def _build_datasets(opt: dict[str, Any]) -> None:
-    for phase, section in opt['datasets'].items():
+    for phase in opt['datasets']:
+        section = training_section(opt) if phase == 'train' else opt['datasets'][phase]
         kind = DATASET_REGISTRY.get(section['type'])
-        if not kind.__module__.startswith('ramit_arch.'):
+        if not issubclass(kind, RestorationDataset):
+            if phase == 'train' and opt['train'].get('progressive'):
+                raise UserError(f'train.progressive: {section["type"]} has one patch size; take one of our data sets')
             continue
         kind({**copy.deepcopy(section), 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)})
         channels = 1 if section.get('color', 'rgb') == 'gray' else 3

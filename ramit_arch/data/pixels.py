@@ -37,6 +37,12 @@ def decode(data: bytes, color: str, where: str) -> np.ndarray:
     return image
 
 
+def crop(image: np.ndarray, patch: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random place out: (patch, patch, C)."""
+    top, left = (int(rng.integers(side - patch + 1)) for side in image.shape[:2])
+    return image[top : top + patch, left : left + patch]
+
+
 def crop_pair(
     lq: np.ndarray, gt: np.ndarray, patch: int, scale: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -17,14 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ramit_arch.data.progression import read_progression
 from ramit_arch.errors import UserError, check_keys
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.models.checkpoints import load_weights, read_weights
-from ramit_arch.models.schedule import Schedule, read_schedule, total_batch
+from ramit_arch.models.schedule import Schedule, read_schedule
 
 RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
 TRAIN_KEYS = frozenset(
-    'total_iter warmup_iter optim_g scheduler lr_batch_size warm_start pixel_opt perceptual_opt ema_decay '
+    'total_iter warmup_iter optim_g scheduler progressive lr_batch_size lr_rule warm_start pixel_opt perceptual_opt ema_decay '
     'accumulate grad_clip_norm bf16'.split()
 )
 VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'metrics', 'bf16'])
@@ -63,7 +64,10 @@ def check_model_options(opt: dict[str, Any]) -> Schedule | None:
 class RAMiTModel(SRModel):
     """SRModel with these keys besides its own:
 
-    train.lr_batch_size: total batch for which optim_g.lr is meant; the rate is scaled linearly to the real one.
+    train.progressive: a list of stages {iter, lq_patch_size, batch_size}: how many iterations they last, the side of
+        the LQ patch, and the images of an iteration in total over all processes.
+    train.lr_batch_size: total batch for which optim_g.lr is meant; the rate is scaled to the real one of each stage.
+    train.lr_rule: linear (default) or inverse; see `read_schedule`.
     train.warm_start: {iter: n}: `path.pretrain_network_g` fills all but the reconstruction module, which is trained
         alone at constant rate for n iterations; then a new optimiser trains everything, and milestones and warm-up
         count from there.
@@ -83,6 +87,8 @@ class RAMiTModel(SRModel):
         schedule = check_model_options(opt)
         if schedule is not None:
             self.schedule = schedule
+            self.progression = read_progression(opt)
+            self.stage: int | None = None  # whose begin is not yet logged
             self.warm_starting = opt['train'].get('warm_start') is not None
             self.accumulate = opt['train'].get('accumulate') or 1
         super().__init__(opt)
@@ -94,8 +100,12 @@ class RAMiTModel(SRModel):
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and self._fresh_warm_start():
             self.model_ema(0)  # its own random reconstruction module gives way to that of net_g
-        batch = total_batch(self.opt)
-        get_root_logger().info(f'Learning rate {self.schedule.rate:.3e} for a total batch of {batch}.')
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        if self.opt['dist'] and self.device.type == 'cpu':  # BasicSR would ask for the CUDA device
+            unused = self.opt.get('find_unused_parameters', False)
+            return DistributedDataParallel(net, find_unused_parameters=unused)
+        return super().model_to_device(net)
 
     def print_network(self, net: nn.Module) -> None:
         """Log one line; BasicSR would log every layer."""
@@ -103,7 +113,7 @@ class RAMiTModel(SRModel):
         get_root_logger().info(f'{type(net).__name__}: {sum(p.numel() for p in net.parameters()):,} parameters.')
 
     def setup_optimizers(self) -> None:
-        options = {**self.opt['train']['optim_g'], 'lr': self.schedule.rate}
+        options = {**self.opt['train']['optim_g'], 'lr': self.schedule.rates[0]}
         parameters = [p for p in self.net_g.parameters() if p.requires_grad]
         self.optimizer_g = self.get_optimizer(options.pop('type'), parameters, **options)
         self.optimizers = [self.optimizer_g]
@@ -140,6 +150,19 @@ class RAMiTModel(SRModel):
         self._enter_phase(current_iter)
         for group in self.optimizer_g.param_groups:
             group['lr'] = self.schedule.learning_rate(current_iter)
+        self._log_stage(current_iter)
+
+    def _log_stage(self, iteration: int) -> None:
+        number = self.progression.index(iteration)
+        if number == self.stage:
+            return
+        self.stage = number
+        stage, rate = self.progression.stages[number], self.schedule.rates[number]
+        patches = f'LQ patches of {stage.patch}, ' if stage.patch else ''
+        get_root_logger().info(
+            f'Iteration {iteration:,}: stage {number + 1} of {len(self.progression.stages)}: {patches}batches of '
+            f'{stage.batch} in total, full learning rate {rate:.3e}.'
+        )
 
     def _enter_phase(self, iteration: int) -> None:
         if self.in_warm_start and not self.schedule.in_warm_start(iteration):
@@ -205,7 +228,8 @@ class RAMiTModel(SRModel):
     # ---------------------------------------------------------------------------------------------- validation
 
     def test(self) -> None:
-        net = getattr(self, 'net_g_ema', self.net_g)
+        # The bare network: a process that validates alone must not wait for the others.
+        net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
         training = net.training
         net.eval()
         with torch.no_grad(), self._autocast('val'):

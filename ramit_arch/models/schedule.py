@@ -6,7 +6,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
+from ramit_arch.data.progression import read_progression
 from ramit_arch.errors import UserError, check_keys
+
+LR_RULES = ('linear', 'inverse')
 
 
 @dataclass(frozen=True)
@@ -14,14 +17,16 @@ class Schedule:
     """Linear warm-up and step decay, after an optional warm-start phase at constant rate (paper, Appendix B).
 
     Attributes:
-        rate: the full learning rate.
+        rates: the full learning rate of every stage of progressive learning; ordinary training has one.
+        ends: the last iteration of every stage but the last.
         milestones: the rate is multiplied by `gamma` after so many iterations, counted from the warm start's end.
         gamma: see above.
         warmup: iterations over which the rate grows linearly from 0, counted from the warm start's end.
         warm_start: iterations that train the reconstruction module alone; 0 for training from scratch.
     """
 
-    rate: float
+    rates: tuple[float, ...]
+    ends: tuple[int, ...] = ()
     milestones: tuple[int, ...] = ()
     gamma: float = 1.0
     warmup: int = 0
@@ -33,24 +38,20 @@ class Schedule:
 
     def learning_rate(self, iteration: int) -> float:
         """Rate of an iteration, counted from 1."""
+        rate = self.rates[bisect_left(self.ends, iteration)]
         if self.in_warm_start(iteration):
-            return self.rate
+            return rate
         done = iteration - self.warm_start
         warmth = min(1.0, done / self.warmup) if self.warmup > 0 else 1.0
-        return self.rate * warmth * self.gamma ** bisect_left(self.milestones, done)
-
-
-def total_batch(opt: dict[str, Any]) -> int:
-    """Images a training step sees over all processes and GPUs."""
-    replicas = opt['world_size'] if opt['dist'] else max(1, opt['num_gpu'])
-    return opt['datasets']['train']['batch_size_per_gpu'] * replicas
+        return rate * warmth * self.gamma ** bisect_left(self.milestones, done)
 
 
 def read_schedule(opt: dict[str, Any]) -> Schedule:
     """Make the schedule of an option file.
 
-    `train.optim_g.lr` is meant for a total batch of `train.lr_batch_size` and scaled linearly to the real one; without
-    that key it is taken as it is.
+    `train.optim_g.lr` is meant for a total batch of `train.lr_batch_size` and scaled to the real one of every stage,
+    by `train.lr_rule`: linear, lr * batch / lr_batch_size (default; the published experiments), or inverse,
+    lr * lr_batch_size / batch (as the paper prints it). Without `lr_batch_size` it is taken as it is.
 
     Raises:
         UserError: names the key that is wrong.
@@ -59,9 +60,8 @@ def read_schedule(opt: dict[str, Any]) -> Schedule:
     rate = train['optim_g'].get('lr')
     if not _number(rate) or rate <= 0:
         raise UserError(f'train.optim_g.lr is {rate!r}; it must be a positive number (in YAML 4.0e-4, not 4e-4)')
-    if train.get('lr_batch_size') is not None:
-        _require(train, 'lr_batch_size', least=1)
-        rate = rate * total_batch(opt) / train['lr_batch_size']
+    progression = read_progression(opt)
+    rates = tuple(rate * _scale(train, stage.batch) for stage in progression.stages)
     scheduler = dict(train.get('scheduler') or {'type': 'MultiStepLR', 'milestones': [], 'gamma': 1.0})
     check_keys(scheduler, ('type', 'milestones', 'gamma'), 'train.scheduler')
     if scheduler.get('type') != 'MultiStepLR':
@@ -80,7 +80,27 @@ def read_schedule(opt: dict[str, Any]) -> Schedule:
     warmup = train.get('warmup_iter', -1)
     if not isinstance(warmup, int):
         raise UserError(f'train.warmup_iter is {warmup!r}; it must be an integer, -1 for no warm-up')
-    return Schedule(rate, tuple(sorted(map(int, milestones))), gamma, max(0, warmup), warm_start['iter'])
+    return Schedule(
+        rates,
+        progression.ends[:-1],
+        tuple(sorted(map(int, milestones))),
+        gamma,
+        max(0, warmup),
+        warm_start['iter'],
+    )
+
+
+def _scale(train: dict[str, Any], batch: int) -> float:
+    rule = train.get('lr_rule')
+    if rule is not None and rule not in LR_RULES:
+        raise UserError(f'train.lr_rule is {rule!r}; it must be {" or ".join(LR_RULES)}')
+    if train.get('lr_batch_size') is None:
+        if rule is not None:
+            raise UserError('train.lr_rule needs train.lr_batch_size, the batch for which optim_g.lr is meant')
+        return 1.0
+    _require(train, 'lr_batch_size', least=1)
+    ratio = batch / train['lr_batch_size']
+    return 1 / ratio if rule == 'inverse' else ratio
 
 
 def _number(value: object) -> bool:

@@ -27,7 +27,7 @@ _TOP_KEYS = frozenset(
 )
 _PATH_KEYS = frozenset('pretrain_network_g strict_load_g param_key_g resume_state ignore_resume_networks'.split())
 _LOGGER_KEYS = frozenset('print_freq save_checkpoint_freq use_tb_logger wandb'.split())
-_OWN_TRAIN_KEYS = frozenset('lr_batch_size warm_start accumulate grad_clip_norm bf16'.split())
+_OWN_TRAIN_KEYS = frozenset('progressive lr_batch_size lr_rule warm_start accumulate grad_clip_norm bf16'.split())
 
 
 def _number(value: Any) -> bool:
@@ -100,9 +100,10 @@ def check(opt: dict[str, Any], training: bool) -> None:
         check_keys(opt['path'], _PATH_KEYS, 'path')
         check_keys(opt.get('logger') or {}, _LOGGER_KEYS, 'logger')
         check_keys((opt.get('logger') or {}).get('wandb') or {}, ('project', 'resume_id'), 'logger.wandb')
-    elif opt['model_type'] == 'SRModel':
-        for key in _OWN_TRAIN_KEYS & (opt.get('train') or {}).keys():
-            raise UserError(f'train.{key}: SRModel does not know it; set model_type to RAMiTModel')
+    else:
+        ours = _OWN_TRAIN_KEYS if opt['model_type'] == 'SRModel' else {'progressive'}
+        for key in ours & (opt.get('train') or {}).keys():
+            raise UserError(f'train.{key}: {opt["model_type"]} does not know it; set model_type to RAMiTModel')
     check_network(opt)
 
 
@@ -191,7 +192,9 @@ def _check_required(opt: dict[str, Any], training: bool) -> None:
         needed['train.optim_g'] = ['type', 'lr']
         needed['logger'] = ['print_freq', 'save_checkpoint_freq', 'use_tb_logger']
         needed['datasets'] = ['train']
-        needed['datasets.train'] = ['name', 'type', 'batch_size_per_gpu', 'num_worker_per_gpu']
+        needed['datasets.train'] = ['name', 'type', 'num_worker_per_gpu']
+        if opt.get('train') and opt['train'].get('progressive') is None:
+            needed['datasets.train'] += ['batch_size_per_gpu']
         if opt.get('val') is not None:
             needed['val'] = ['val_freq', 'save_img']
     else:

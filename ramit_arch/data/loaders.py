@@ -1,0 +1,75 @@
+"""The loaders of a training run, in the place of BasicSR's `create_train_val_dataloader`.
+
+Why a batch sampler: the batch and patch size of progressive learning, the order of the images and the point to resume
+at are all functions of the iteration, so one object that answers "what is the batch of iteration i" decides them all,
+before any worker reads a byte. PyTorch's loader then fetches just that. The data set only obeys the patch size that
+comes with an index, and BasicSR's loop, which asks for one batch after the other, needs no change.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from logging import Logger
+from typing import Any
+
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.prefetch_dataloader import PrefetchDataLoader
+from torch.utils.data import DataLoader, Dataset
+
+from ramit_arch.data.draws import DrawSampler, seed_worker
+from ramit_arch.data.progression import Progression, processes, read_progression, training_section
+
+Loaders = tuple[DataLoader, DrawSampler, list[DataLoader], int, int]
+
+
+def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
+    """BasicSR's contract: the training loader and its sampler, validation loaders, the last epoch, the iterations.
+
+    Args:
+        opt: the whole option dictionary; `resumed` in it, if any, holds the `iter` and `epoch` of a training state.
+        logger: BasicSR's.
+    """
+    section, resumed = training_section(opt), opt.get('resumed') or {'iter': 0, 'epoch': 0}
+    dataset = build_dataset(section)
+    progression = read_progression(opt)
+    rank, replicas = (opt['rank'], opt['world_size']) if opt['dist'] else (0, 1)
+    ratio = section.get('dataset_enlarge_ratio', 1)
+    sampler = DrawSampler(len(dataset), progression, opt['manual_seed'], rank, replicas, ratio, resumed['iter'])
+    last_epoch = max(resumed['epoch'], sampler.epoch_of(progression.total))
+    _log_plan(logger, sampler, processes(opt))
+
+    val_loaders = []
+    for phase, val_section in opt['datasets'].items():
+        if phase.split('_')[0] == 'val':
+            val_set = build_dataset(val_section)
+            val_loaders.append(build_dataloader(val_set, val_section, opt['num_gpu'], opt['dist'], None))
+            logger.info(f'Validation on {val_section["name"]}: {len(val_set)} images.')
+    return _training_loader(dataset, section, sampler, opt), sampler, val_loaders, last_epoch, progression.total
+
+
+def _training_loader(
+    dataset: Dataset, section: dict[str, Any], sampler: DrawSampler, opt: dict[str, Any]
+) -> DataLoader:
+    loader: type[DataLoader] | partial = DataLoader
+    if section.get('prefetch_mode') == 'cpu':
+        loader = partial(PrefetchDataLoader, section.get('num_prefetch_queue', 1))
+    return loader(
+        dataset=dataset,
+        batch_sampler=sampler,
+        num_workers=section['num_worker_per_gpu'] * (1 if opt['dist'] else max(1, opt['num_gpu'])),
+        worker_init_fn=seed_worker,
+        pin_memory=section.get('pin_memory', False),
+        persistent_workers=section.get('persistent_workers', False),
+    )
+
+
+def _log_plan(logger: Logger, sampler: DrawSampler, shares: int) -> None:
+    progression: Progression = sampler.progression
+    epochs = sampler.epoch_of(progression.total) + 1
+    logger.info(f'Training: {progression.total:,} iterations, {epochs:,} epochs of {sampler.size:,} images.')
+    first = 1
+    for i, (stage, last) in enumerate(zip(progression.stages, progression.ends, strict=True), 1):
+        patches = f'LQ patches of {stage.patch}, ' if stage.patch else ''
+        share = f' ({stage.batch // shares} on each of {shares})' if shares > 1 else ''
+        logger.info(f'  stage {i}: iterations {first:,} to {last:,}, {patches}batches of {stage.batch}{share}')
+        first = last + 1

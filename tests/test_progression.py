@@ -1,0 +1,161 @@
+"""Progressive learning: the right stage at every iteration, also after resuming, and nothing loaded in vain."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY_NETWORK, run_basicsr, run_torchrun, tiny_options, write_options, write_pairs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ramit_arch.data import pixels
+from ramit_arch.data.loaders import create_train_val_dataloader
+from ramit_arch.data.progression import Progression, Stage, read_progression
+from ramit_arch.data.stores import FolderStore
+from ramit_arch.errors import UserError
+from ramit_arch.models.schedule import read_schedule
+
+STAGES = [{'iter': 3, 'lq_patch_size': 8, 'batch_size': 4}, {'iter': 2, 'lq_patch_size': 12, 'batch_size': 2},
+          {'iter': 3, 'lq_patch_size': 16, 'batch_size': 2}]  # fmt: skip
+
+
+@given(st.lists(st.builds(Stage, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4), st.integers(0, 400))
+def test_stages_and_images_equal_a_count_iteration_by_iteration(stages: list[Stage], images: int) -> None:
+    progression, drawn, iteration, last = Progression(stages), 0, 0, 0
+    for number, stage in enumerate(stages):
+        for _ in range(stage.iterations):
+            iteration += 1
+            assert progression.index(iteration) == number
+            assert progression.images_before(iteration) == drawn
+            last = iteration if drawn < images else last
+            drawn += stage.batch
+    assert progression.total == iteration
+    assert progression.last_iteration(images) == last
+
+
+def options(stages: object = None, **changes: object) -> dict:
+    return {'dist': False, 'world_size': 1, 'num_gpu': 0, 'datasets': {'train': {}}, **changes,
+            'train': {'total_iter': 8, 'optim_g': {'lr': 4e-4}, 'lr_batch_size': 4,
+                      'progressive': STAGES if stages is None else stages, **changes.get('train', {})}}  # fmt: skip
+
+
+@pytest.mark.parametrize(('rule', 'rates'), [(None, (4e-4, 2e-4)), ('linear', (4e-4, 2e-4)), ('inverse', (4e-4, 8e-4))])
+def test_rate_follows_the_batch_of_the_stage(rule: str | None, rates: tuple[float, float]) -> None:
+    schedule = read_schedule(options(train={'lr_rule': rule, 'warmup_iter': 2}))
+    expected = [rates[0] / 2, rates[0], rates[0], *[rates[1]] * 5]
+    assert [schedule.learning_rate(i) for i in range(1, 9)] == pytest.approx(expected)
+
+
+def test_batches_are_totals_over_all_processes() -> None:
+    read = read_progression(options(dist=True, world_size=2))
+    assert [stage.batch for stage in read.stages] == [4, 2, 2]
+    with pytest.raises(UserError, match='stage 2: batch_size 2, a total, does not divide among 4 processes'):
+        read_progression(options(dist=True, world_size=4))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'stages': {'iter': 8}}, 'must be a list of stages'),
+        ({'stages': []}, 'must be a list of stages'),
+        ({'stages': [{'iter': 8, 'lq_patch': 8, 'batch_size': 2}]}, 'did you mean lq_patch_size?'),
+        ({'stages': [{'iter': 8, 'lq_patch_size': 8}]}, 'stage 1: batch_size is None'),
+        ({'stages': STAGES[:2]}, 'last 5 iterations, train.total_iter is 8'),
+        ({'datasets': {'train': {'lq_patch_size': 8}}}, 'lq_patch_size and train.progressive contradict'),
+        ({'datasets': {'train': {'batch_size_per_gpu': 8}}}, 'batch_size_per_gpu and train.progressive contradict'),
+        ({'train': {'lr_rule': 'printed'}}, 'lr_rule is .printed.; it must be linear or inverse'),
+        ({'train': {'lr_rule': 'linear', 'lr_batch_size': None}}, 'lr_rule needs train.lr_batch_size'),
+    ],
+)
+def test_wrong_stages_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_schedule(options(**changes))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    gt, lq = write_pairs(tmp_path, count=5)
+    opt = tiny_options(gt, lq, total_iter=8, progressive=STAGES, lr_batch_size=4)
+    for key in ('lq_patch_size', 'batch_size_per_gpu'):
+        del opt['datasets']['train'][key]
+    opt['logger']['save_checkpoint_freq'] = 1
+    write_options(tmp_path / 'train.yml', opt)
+    return tmp_path
+
+
+def test_nothing_is_read_decoded_or_cropped_beyond_what_the_stage_needs(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ramit_arch import options as option_files
+    from ramit_arch.data import paired_restoration_dataset as module
+
+    counts = {'read': 0, 'decoded': 0, 'cropped': []}
+
+    def counted(name: str, function):  # noqa: ANN001, ANN202
+        def count(*args):  # noqa: ANN002, ANN202
+            counts[name] += 1
+            return function(*args)
+
+        return count
+
+    def crop(lq, gt, patch, *others):  # noqa: ANN001, ANN002, ANN202
+        counts['cropped'].append(patch)
+        return pixels.crop_pair(lq, gt, patch, *others)
+
+    monkeypatch.setattr(FolderStore, 'read', counted('read', FolderStore.read))
+    monkeypatch.setattr(module, 'decode', counted('decoded', pixels.decode))
+    monkeypatch.setattr(module, 'crop_pair', crop)
+    opt = option_files.load(files / 'train.yml')
+    opt |= {'dist': False, 'world_size': 1}
+    opt['datasets'] = {'train': {**opt['datasets']['train'], 'phase': 'train', 'scale': 2}}
+    loader, sampler, _, last_epoch, _ = create_train_val_dataloader(opt, logging.getLogger())
+    shapes = []
+    for epoch in range(last_epoch + 1):
+        sampler.set_epoch(epoch)
+        shapes += [tuple(batch['lq'].shape) for batch in loader]
+    assert shapes == [(4, 3, 8, 8)] * 3 + [(2, 3, 12, 12)] * 2 + [(2, 3, 16, 16)] * 3
+    assert counts['cropped'] == [8] * 12 + [12] * 4 + [16] * 6
+    assert counts['read'] == counts['decoded'] == 2 * 22  # LQ and GT of every image, nothing else
+
+
+def test_log_says_when_a_stage_begins_and_resuming_anywhere_gives_the_same_weights(files: Path) -> None:
+    result = run_basicsr('train', '-opt', 'train.yml', cwd=files)
+    assert result.returncode == 0, result.stderr
+    begins = [line for line in result.stderr.splitlines() if ': stage ' in line]
+    assert len(begins) == 3
+    assert (
+        'Iteration 4: stage 2 of 3: LQ patches of 12, batches of 2 in total, full learning rate 5.000e-04' in begins[1]
+    )
+    experiment = files / 'experiments' / 'tiny'
+    final = torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']
+    for done, stage in [(2, 1), (3, 2), (4, 2), (5, 3)]:  # the last and the first iteration of a stage come next
+        state = f'path:resume_state=experiments/tiny/training_states/{done}.state'
+        result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', state, cwd=files)
+        assert result.returncode == 0, result.stderr
+        assert f'Iteration {done + 1}: stage {stage} of 3' in result.stderr
+        resumed = torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in final.items())
+
+
+def test_progressive_learning_needs_our_model_and_data_set(files: Path) -> None:
+    other = ['model_type=SRModel', 'train:lr_batch_size=null']
+    result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *other, cwd=files)
+    assert ': SRModel does not know it' in result.stderr
+    stock = ['datasets:train:type=PairedImageDataset', f'network_g:type={TINY_NETWORK["type"]}']
+    result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *stock, cwd=files)
+    assert 'PairedImageDataset has one patch size' in result.stderr
+
+
+def test_two_processes_give_the_weights_of_one(files: Path) -> None:
+    assert run_basicsr('train', '-opt', 'train.yml', '--force_yml', 'name=one', cwd=files).returncode == 0
+    result = run_torchrun(2, 'train', '-opt', 'train.yml', '--launcher', 'pytorch', cwd=files)
+    assert result.returncode == 0, result.stderr
+    assert 'stage 2: iterations 4 to 5, LQ patches of 12, batches of 2 (1 on each of 2)' in result.stderr
+    one, two = (
+        torch.load(files / 'experiments' / name / 'models' / 'net_g_latest.pth', weights_only=True)['params']
+        for name in ('one', 'tiny')
+    )
+    assert all(torch.allclose(two[name], tensor, atol=1e-5) for name, tensor in one.items())
