@@ -26,6 +26,7 @@ EXAMPLES = {
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --only Set5 Set14\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --force_yml path:pretrain_network_g=my.pth',
     'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
+    'options': 'basicsr options -opt options/ablations/train_RAMiT_CDN_pure_CHSA.yml',
     'complexity': 'basicsr complexity -opt options/test_RAMiT_SRx2.yml options/test_RAMiT_SRx4.yml',
 }
 
@@ -41,8 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
     test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
     compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
+    options = _add_verb(verbs, 'options', 'print an option file in full: its bases merged, --force_yml applied')
     complexity = _add_verb(verbs, 'complexity', 'parameters and Mult-Adds for a 1280x720 output')
-    for verb in (train, test, compare):
+    for verb in (train, test, compare, options):
         verb.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
     for verb in (train, test):
         verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
@@ -54,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
             '--only', nargs='+', action='extend', metavar='NAME', help='run these data sets of the file, not the others'
         )
     complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
-    for verb in (train, test, compare, complexity):
+    for verb in (train, test, compare, options, complexity):
         verb.add_argument(
             '--force_yml',
             nargs='+',

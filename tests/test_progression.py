@@ -94,14 +94,14 @@ def test_nothing_is_read_decoded_or_cropped_beyond_what_the_stage_needs(
 
     counts = {'read': 0, 'decoded': 0, 'cropped': []}
 
-    def counted(name: str, function):  # noqa: ANN001, ANN202
-        def count(*args):  # noqa: ANN002, ANN202
+    def counted(name: str, function):
+        def count(*args):
             counts[name] += 1
             return function(*args)
 
         return count
 
-    def crop(lq, gt, patch, *others):  # noqa: ANN001, ANN002, ANN202
+    def crop(lq, gt, patch, *others):
         counts['cropped'].append(patch)
         return pixels.crop_pair(lq, gt, patch, *others)
 

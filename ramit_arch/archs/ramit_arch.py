@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choi
     'gelu': nn.GELU,
     'silu': nn.SiLU,
 }
+BLOCKS = ('d_ramit', 'davit_core', 'davit_full')  # the paper's, and those it is compared with in Tab. A
 MAX_LOGIT_SCALE = math.log(1 / 0.01)  # tau stays above 0.01 (Sec. 3.2)
 DOWNSIZINGS = 2  # stages 2 and 3 work at 1/2 and 1/4 of the resolution
 
@@ -143,34 +145,47 @@ def merge(windows: Tensor, window_size: int, h: int, w: int) -> Tensor:
     return x.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
 
 
-class ScaledCosineAttention(nn.Module):
-    """What both attentions share: a learnable 1/tau a head and the projection (Eqs. 2 and 3)."""
+class MultiHeadAttention(nn.Module):
+    """What both attentions share: a learnable 1/tau a head and the projection (Eqs. 2 and 3).
 
-    def __init__(self, heads: int, head_dim: int, attn_drop: float, proj_drop: float) -> None:
+    With `cosine` off it is the scaled dot product of DaViT (Tab. Aa).
+    """
+
+    def __init__(self, heads: int, head_dim: int, attn_drop: float, proj_drop: float, cosine: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.head_dim = head_dim
-        self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
+        self.cosine = cosine
+        if cosine:
+            self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
         self.attn_drop = attn_drop
         self.proj = PointwiseConv(heads * head_dim, heads * head_dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def inverse_tau(self) -> Tensor:
-        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+    def scale(self) -> Tensor | float:
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() if self.cosine else self.head_dim**-0.5
+
+    def unit(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1) if self.cosine else x
 
 
-class SpatialAttention(ScaledCosineAttention):
+class SpatialAttention(MultiHeadAttention):
     """SPSA: window attention with scaled cosine and relative position bias, without attention mask (Eq. 3)."""
 
-    def __init__(self, heads: int, head_dim: int, window_size: int, attn_drop: float, proj_drop: float) -> None:
-        super().__init__(heads, head_dim, attn_drop, proj_drop)
+    def __init__(
+        self, heads: int, head_dim: int, window_size: int, attn_drop: float, proj_drop: float, cosine: bool = True
+    ) -> None:
+        super().__init__(heads, head_dim, attn_drop, proj_drop, cosine)
         self.window_size = window_size
-        self.relative_position_index: Tensor
-        self.register_buffer('relative_position_index', relative_position_index(window_size))
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
+        if cosine:
+            self.relative_position_index: Tensor
+            self.register_buffer('relative_position_index', relative_position_index(window_size))
+            self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
 
-    def bias(self) -> Tensor:
-        """(heads, M^2, M^2)"""
+    def bias(self) -> Tensor | None:
+        """(heads, M^2, M^2); with `cosine` off there is none."""
+        if not self.cosine:
+            return None
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
     def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
@@ -180,16 +195,17 @@ class SpatialAttention(ScaledCosineAttention):
         q, k, v = windows.permute(3, 0, 2, 1, 4).unbind(0)  # each (windows, heads, M^2, D)
         if helper is not None:
             v = v * partition(helper, self.window_size).unsqueeze(1)
-        q = F.normalize(q, dim=-1) * self.inverse_tau()
-        k = F.normalize(k, dim=-1)
+        q = self.unit(q) * self.scale()
+        k = self.unit(k)
         dropout = self.attn_drop if self.training else 0.0
-        bias = self.bias().to(q.dtype)
+        bias = self.bias()
+        bias = bias if bias is None else bias.to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=bias, dropout_p=dropout, scale=1.0)
         out = merge(out.transpose(1, 2).flatten(2), self.window_size, h, w)
         return self.proj_drop(self.proj(out))
 
 
-class ChannelAttention(ScaledCosineAttention):
+class ChannelAttention(MultiHeadAttention):
     """CHSA: transposed attention, every channel of a head attends to the others over the whole image (Eq. 3)."""
 
     def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
@@ -199,8 +215,8 @@ class ChannelAttention(ScaledCosineAttention):
         q, k, v = tokens.permute(3, 0, 2, 4, 1).unbind(0)  # each (N, heads, D, HW)
         if helper is not None:
             v = v * helper.reshape(n, 1, 1, h * w)
-        cosine = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)  # (N, heads, D, D)
-        attention = (cosine * self.inverse_tau()).softmax(dim=-1)
+        similarity = self.unit(q) @ self.unit(k).transpose(-2, -1)  # (N, heads, D, D)
+        attention = (similarity * self.scale()).softmax(dim=-1)
         out = F.dropout(attention, self.attn_drop, self.training).to(v.dtype) @ v  # (N, heads, D, HW)
         return self.proj_drop(self.proj(out.flatten(1, 2).transpose(1, 2).reshape(n, h, w, -1)))
 
@@ -227,8 +243,8 @@ class DRAMiTBlock(nn.Module):
     def __init__(
         self,
         dim: int,
-        heads: int,
-        chsa_head_ratio: float,
+        spatial_heads: int,
+        channel_heads: int,
         window_size: int,
         shifted: bool,
         hidden_ratio: float,
@@ -240,9 +256,7 @@ class DRAMiTBlock(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
-        channel_heads = int(heads * chsa_head_ratio)
-        spatial_heads = heads - channel_heads
-        self.head_dim = head_dim = dim // heads
+        self.head_dim = head_dim = dim // (spatial_heads + channel_heads)
         self.spatial_qkv = 3 * spatial_heads * head_dim
         self.shift = window_size // 2 if shifted else 0
         self.drop_path_rate = drop_path_rate
@@ -289,13 +303,54 @@ class DRAMiTBlock(nn.Module):
         return x, mixed, helper
 
 
-class Stage(nn.Module):
-    """D-RAMiT blocks in a row; every second one shifts its windows."""
+class DaViTBlock(nn.Module):
+    """The block of DaViT-full (Tab. A): one kind of attention, pre-normalised, positions encoded by convolutions.
 
-    def __init__(self, depth: int, drop_path_rates: Sequence[float], block: Callable[..., DRAMiTBlock]) -> None:
+    Each convolution is added to what goes into the attention and into the feed-forward network; with two of them a
+    block the parameters are the published 983K at x2.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        spatial: bool,
+        window_size: int,
+        hidden_ratio: float,
+        qkv_bias: bool,
+        mobivari: Callable[[int, int], MobiVari],
+        attn_drop: float,
+        proj_drop: float,
+        drop_path_rate: float,
+    ) -> None:
         super().__init__()
-        blocks = {f'block{i}': block(shifted=i % 2 == 1, drop_path_rate=drop_path_rates[i]) for i in range(depth)}
-        self.blocks = nn.ModuleDict(blocks)
+        self.drop_path_rate = drop_path_rate
+        self.position1, self.position2 = DepthwiseConv(dim), DepthwiseConv(dim)
+        self.norm1, self.norm2 = layer_norm(dim), layer_norm(dim)
+        self.qkv_proj = PointwiseConv(dim, 3 * dim, bias=qkv_bias)
+        self.attn: MultiHeadAttention
+        if spatial:
+            self.attn = SpatialAttention(heads, dim // heads, window_size, attn_drop, proj_drop, cosine=False)
+        else:
+            self.attn = ChannelAttention(heads, dim // heads, attn_drop, proj_drop, cosine=False)
+        self.mobivari = mobivari(dim, dim)
+        self.ffn = FeedForward(dim, hidden_ratio)
+
+    def forward(self, x: Tensor, helper: Helper | None = None) -> tuple[Tensor, Tensor, Helper | None]:
+        """x (N, H, W, C) -> the block's output, its mixed attention for H-RAMi, no helper."""
+        x = x + self.position1(x)
+        mixed = self.mobivari(self.attn(self.qkv_proj(self.norm1(x)), None))
+        x = x + drop_path(mixed, self.drop_path_rate, self.training)
+        x = x + self.position2(x)
+        return x + drop_path(self.ffn(self.norm2(x)), self.drop_path_rate, self.training), mixed, None
+
+
+class Stage(nn.Module):
+    """Blocks in a row."""
+
+    def __init__(self, blocks: Sequence[DRAMiTBlock | DaViTBlock]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict({f'block{i}': block for i, block in enumerate(blocks)})
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, H, W, C) -> the stage's output and the mixed attention of its last block."""
@@ -399,6 +454,9 @@ class RAMiT(nn.Module):
         dim: channels C of the features, a multiple of 16.
         depths: D-RAMiT blocks in stages 1 to 4.
         num_heads: heads L in stages 1 to 4; each divides `dim`.
+        block: d_ramit, both attentions side by side in every block; or the two of Tab. A, whose blocks hold spatial and
+            channel attention in turn: davit_core, else as d_ramit, and davit_full, see `DaViTBlock`. With these two
+            `chsa_head_ratio` and `reciprocal_helper` have no effect.
         chsa_head_ratio: share of channel heads, int(L * ratio) of L; 0 is spatial attention only, 1 channel only.
         window_size: side M of the attention windows, even.
         hidden_ratio: width of the feed-forward network in units of `dim`.
@@ -428,6 +486,7 @@ class RAMiT(nn.Module):
         dim: int = 64,
         depths: Sequence[int] = (6, 4, 4, 6),
         num_heads: Sequence[int] = (4, 4, 4, 4),
+        block: str = 'd_ramit',
         chsa_head_ratio: float = 0.25,
         window_size: int = 8,
         hidden_ratio: float = 2.0,
@@ -464,22 +523,25 @@ class RAMiT(nn.Module):
         mobivari = partial(make, exp_factor=exp_factor, groups=expand_groups)
         mixer = partial(make, exp_factor=options['mixer_exp_factor'], groups=options['mixer_expand_groups'])
         rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
-        stages = []
-        for depth, heads in zip(depths, num_heads, strict=True):
-            block = partial(
-                DRAMiTBlock,
-                dim=dim,
-                heads=heads,
-                chsa_head_ratio=chsa_head_ratio,
-                window_size=window_size,
-                hidden_ratio=hidden_ratio,
-                qkv_bias=qkv_bias,
-                mobivari=mobivari,
-                reciprocal_helper=reciprocal_helper,
-                attn_drop=attn_drop,
-                proj_drop=proj_drop,
-            )
-            stages.append(Stage(depth, [next(rates) for _ in range(depth)], block))
+        common: dict[str, Any] = {
+            'dim': dim, 'window_size': window_size, 'hidden_ratio': hidden_ratio, 'qkv_bias': qkv_bias,
+            'mobivari': mobivari, 'attn_drop': attn_drop, 'proj_drop': proj_drop,
+        }  # fmt: skip
+        d_ramit = partial(DRAMiTBlock, **common, reciprocal_helper=reciprocal_helper)
+
+        def make_block(i: int, heads: int) -> DRAMiTBlock | DaViTBlock:
+            rate, spatial = next(rates), i % 2 == 0
+            if block == 'davit_full':
+                return DaViTBlock(heads=heads, spatial=spatial, drop_path_rate=rate, **common)
+            if block == 'davit_core':  # every second spatial block shifts its windows
+                channel, shifted = 0 if spatial else heads, i % 4 == 2
+            else:
+                channel, shifted = int(heads * chsa_head_ratio), i % 2 == 1
+            return d_ramit(spatial_heads=heads - channel, channel_heads=channel, shifted=shifted, drop_path_rate=rate)
+
+        stages = [
+            Stage([make_block(i, heads) for i in range(depth)]) for depth, heads in zip(depths, num_heads, strict=True)
+        ]
 
         self.shallow = ShallowModule(in_chans, dim)
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
@@ -552,6 +614,7 @@ def check_options(o: dict) -> None:
     require(number(o['hidden_ratio']) and int(o['dim'] * o['hidden_ratio']) >= 1, 'hidden_ratio', 'positive')
     for key in ('qkv_bias', 'reciprocal_helper', 'hrami'):
         require(isinstance(o[key], bool), key, 'true or false')
+    require(o['block'] in BLOCKS, 'block', f'one of {", ".join(BLOCKS)}')
     require(o['mobivari_version'] in (1, 2), 'mobivari_version', '1 or 2')
     require(o['mobivari_act'] in ACTIVATIONS, 'mobivari_act', f'one of {", ".join(ACTIVATIONS)}')
     for prefix, width in [('', o['dim']), ('mixer_', mixed_width(o['dim']))]:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ramit_arch import options
 from ramit_arch.cli.preflight import preflight
 
@@ -38,11 +36,12 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
     preflight(opt, args, training)
     with tempfile.TemporaryDirectory() as folder:
         file = args.opt
-        if opt != options.load(args.opt):
-            # BasicSR would evaluate --force_yml as Python; it gets the resolved file instead, which it also archives.
+        if opt != options.read(args.opt):
+            # BasicSR knows no `base` and would evaluate --force_yml as Python; it gets the resolved file instead, which
+            # it also archives.
             file = str(Path(folder, Path(args.opt).name))
-            head = f'# {args.opt} as changed by: {" ".join(sys.argv[1:])}\n'
-            Path(file).write_text(head + yaml.safe_dump(opt, sort_keys=False, allow_unicode=True), encoding='utf-8')
+            head = f'# {args.opt} as resolved for: {" ".join(sys.argv[1:])}\n'
+            Path(file).write_text(head + options.dump(opt), encoding='utf-8')
         sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]
         sys.argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
         sys.argv += ['--local_rank', str(args.local_rank)]

@@ -99,7 +99,7 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
 
     def _read_sigma(self) -> tuple[float, float]:
         sigma = self.opt.get('sigma')
-        levels = sigma if isinstance(sigma, (list, tuple)) else [sigma, sigma]
+        levels: list[Any] = sigma if isinstance(sigma, list) else [sigma, sigma]
         numbers = len(levels) == 2 and all(
             isinstance(level, (int, float)) and not isinstance(level, bool) and math.isfinite(level) for level in levels
         )

@@ -19,16 +19,17 @@ from tqdm import tqdm
 
 from ramit_arch.data.progression import read_progression
 from ramit_arch.errors import UserError, check_keys
+from ramit_arch.evaluation.protocols import check_protocol, describe, validation_metrics
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.models.checkpoints import load_weights, read_weights
 from ramit_arch.models.schedule import Schedule, read_schedule
 
 RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
 TRAIN_KEYS = frozenset(
-    'total_iter warmup_iter optim_g scheduler progressive lr_batch_size lr_rule warm_start pixel_opt perceptual_opt ema_decay '
-    'accumulate grad_clip_norm bf16'.split()
+    'total_iter warmup_iter optim_g scheduler progressive lr_batch_size lr_rule warm_start pixel_opt perceptual_opt '
+    'ema_decay accumulate grad_clip_norm bf16'.split()
 )
-VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'metrics', 'bf16'])
+VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'protocol', 'metrics', 'bf16'])
 
 
 def check_model_options(opt: dict[str, Any]) -> Schedule | None:
@@ -41,6 +42,7 @@ def check_model_options(opt: dict[str, Any]) -> Schedule | None:
         UserError: names the key, its value, and what is allowed.
     """
     check_keys(opt.get('val') or {}, VAL_KEYS, 'val')
+    check_protocol(opt)
     if not opt['is_train']:
         return None
     train = opt['train']
@@ -73,6 +75,7 @@ class RAMiTModel(SRModel):
         count from there.
     train.accumulate: k: a batch passes in k parts, with the gradient of the whole; memory falls, nothing else changes.
     train.grad_clip_norm: largest norm of the gradient.
+    val.protocol: SR, CDN, GDN, LLE or DR: the metrics of a task (`evaluation.protocols`); `val.metrics` may add others.
     train.bf16, val.bf16: bfloat16 autocast in training and in validation.
 
     Checkpoints may be plain state dicts, BasicSR's `params` and `params_ema`, or safetensors.
@@ -91,6 +94,8 @@ class RAMiTModel(SRModel):
             self.stage: int | None = None  # whose begin is not yet logged
             self.warm_starting = opt['train'].get('warm_start') is not None
             self.accumulate = opt['train'].get('accumulate') or 1
+        if opt.get('val'):
+            opt['val'] = {**opt['val'], 'metrics': validation_metrics(opt)}
         super().__init__(opt)
 
     # -------------------------------------------------------------------------------------------------- set-up
@@ -265,7 +270,7 @@ class RAMiTModel(SRModel):
             for metric, value in self.metric_results.items():
                 self._update_best_metric_result(name, metric, value, current_iter)
         self._log_validation_metric_values(current_iter, name, tb_logger)
-        self._write_scores(name, metrics, rows, current_iter)
+        self._write_scores(dataloader.dataset.opt, rows, current_iter)  # type: ignore[attr-defined]
 
     def _restore_and_score(
         self, data: dict[str, Any], metrics: dict[str, Any], name: str, current_iter: int | str, save_img: bool
@@ -292,7 +297,8 @@ class RAMiTModel(SRModel):
             return folder / name / image / f'{image}_{current_iter}.png'
         return folder / name / f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png'
 
-    def _write_scores(self, name: str, metrics: dict, rows: list[dict], current_iter: int | str) -> None:
+    def _write_scores(self, section: dict[str, Any], rows: list[dict], current_iter: int | str) -> None:
+        name = section['name']
         stem = f'{name}_{current_iter}' if self.is_train else name
         protocol = {
             'name': self.opt['name'],
@@ -301,6 +307,7 @@ class RAMiTModel(SRModel):
             'iteration': current_iter if self.is_train else None,
             'checkpoint': None if self.is_train else self.opt['path'].get('pretrain_network_g'),
             'bf16': bool(self.opt['val'].get('bf16', False)),
-            'metrics': metrics,
+            'network_g': self.opt['network_g'],
+            **describe(self.opt, section, getattr(self.get_bare_model(self.net_g), 'multiple', None)),
         }
-        write_scores(Path(self.opt['path']['log'], 'scores', stem), protocol, rows, list(metrics))
+        write_scores(Path(self.opt['path']['log'], 'scores', stem), protocol, rows, list(protocol['metrics']))

@@ -28,10 +28,55 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(file: str | Path) -> dict[str, Any]:
-    """Read an option file as plain data.
+    """Read an option file as plain data, on top of the file that its key `base` names, if any.
+
+    `base` is a path relative to the file. Sections are merged key by key; any other value, a list too, replaces that
+    of the base, and a null removes it.
 
     Raises:
-        UserError: the file is missing, is not YAML, repeats a key, or holds tags that would run code.
+        UserError: a file is missing, is not YAML, repeats a key, holds tags that would run code, or is its own base.
+    """
+    return _load(Path(file), ())
+
+
+def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    opt = read(file)
+    if 'base' not in opt:
+        return opt
+    base = opt.pop('base')
+    if not isinstance(base, str):
+        raise UserError(f'{file}: base is {base!r}; it must be the path of an option file, relative to this one')
+    above = (*above, file.resolve())
+    path = file.parent / Path(base).expanduser()
+    if path.resolve() in above:
+        raise UserError(f'{file}: base {base}: a file cannot be its own base')
+    if not path.is_file():
+        raise UserError(f'{file}: base {base}: no such file')
+    return _merge(_load(path, above), opt)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _merge(base[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def dump(opt: dict[str, Any]) -> str:
+    """The options as YAML, in their order."""
+    return yaml.safe_dump(opt, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def read(file: str | Path) -> dict[str, Any]:
+    """Read one option file as plain data, its `base` unresolved.
+
+    Raises:
+        UserError: as `load`.
     """
     try:
         with Path(file).open(encoding='utf-8') as stream:

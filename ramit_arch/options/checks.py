@@ -101,6 +101,8 @@ def check(opt: dict[str, Any], training: bool) -> None:
         check_keys(opt.get('logger') or {}, _LOGGER_KEYS, 'logger')
         check_keys((opt.get('logger') or {}).get('wandb') or {}, ('project', 'resume_id'), 'logger.wandb')
     else:
+        if (opt.get('val') or {}).get('protocol') is not None:
+            raise UserError(f'val.protocol: {opt["model_type"]} does not know it; write out val.metrics')
         ours = _OWN_TRAIN_KEYS if opt['model_type'] == 'SRModel' else {'progressive'}
         for key in ours & (opt.get('train') or {}).keys():
             raise UserError(f'train.{key}: {opt["model_type"]} does not know it; set model_type to RAMiTModel')
