@@ -26,8 +26,11 @@ EXAMPLES = {
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --only Set5 Set14\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --force_yml path:pretrain_network_g=my.pth',
     'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
+    'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
+    '  basicsr table results --tables 2 5a --format markdown > scores.md',
     'options': 'basicsr options -opt options/ablations/train_RAMiT_CDN_pure_CHSA.yml',
-    'complexity': 'basicsr complexity -opt options/test_RAMiT_SRx2.yml options/test_RAMiT_SRx4.yml',
+    'complexity': 'basicsr complexity -opt options/test_RAMiT_SRx2.yml options/test_RAMiT_SRx4.yml\n'
+    '  basicsr complexity -opt options/test_RAMiT*_SRx[34].yml --counts --plot tradeoff.png',
 }
 
 
@@ -42,8 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
     test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
     compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
+    table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
     options = _add_verb(verbs, 'options', 'print an option file in full: its bases merged, --force_yml applied')
-    complexity = _add_verb(verbs, 'complexity', 'parameters and Mult-Adds for a 1280x720 output')
+    complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
     for verb in (train, test, compare, options):
         verb.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
     for verb in (train, test):
@@ -55,7 +59,15 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument(
             '--only', nargs='+', action='extend', metavar='NAME', help='run these data sets of the file, not the others'
         )
+    table.add_argument('results', nargs='+', metavar='PATH', help='folders of results, or score files (JSON)')
+    table.add_argument(
+        '--tables', nargs='+', metavar='NUMBER', help="only these of the paper's tables, such as 2 5a Ca"
+    )
+    table.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
     complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
+    complexity.add_argument('--counts', action='store_true', help='count only; do not run the networks')
+    complexity.add_argument('--repeats', type=int, default=3, metavar='N', help='timed runs a network (default: 3)')
+    complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
     for verb in (train, test, compare, options, complexity):
         verb.add_argument(
             '--force_yml',
@@ -65,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar='KEY:KEY=VALUE',
             help='change options; values are YAML',
         )
+    for verb in verbs.choices.values():
         verb.add_argument('--traceback', action='store_true', help='show the whole traceback of an error')
     return parser
 

@@ -14,6 +14,7 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.10,<3.13',  # BasicSR 1.4.2 does not build on 3.13
     packages=find_packages(include=['ramit_arch', 'ramit_arch.*']),
+    package_data={'ramit_arch.evaluation': ['paper.yml']},
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
     py_modules=['basicsr_command'],
     entry_points={'console_scripts': ['basicsr = basicsr_command:main']},
@@ -32,6 +33,7 @@ setup(
     ],
     extras_require={
         'demo': ['scikit-image>=0.20'],
+        'plot': ['matplotlib>=3.7'],
         'dev': ['pytest>=8', 'pytest-xdist>=3.5', 'hypothesis>=6.100', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML'],
     },
     classifiers=[

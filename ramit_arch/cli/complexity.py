@@ -3,22 +3,59 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from basicsr.archs import build_network
+from tqdm import tqdm
 
 from ramit_arch.cli.pipeline import resolve
-from ramit_arch.evaluation.complexity import complexity, row
+from ramit_arch.errors import UserError
+from ramit_arch.evaluation import tables, tradeoff
+from ramit_arch.evaluation.complexity import HEADER, cells, complexity, measure
+from ramit_arch.evaluation.text import aligned
 from ramit_arch.options import checks
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a row for the network of every option file, as in the paper's Tab. 2."""
-    print(f'{"Network":<28} {"Mult-Adds":>9} {"#Params":>10}  Scale')
-    for file in args.opt:
-        opt = resolve(args, file)
+    """Print a row for the network of every option file, and with `--plot` draw the trade-off figure."""
+    opts = [resolve(args, file) for file in args.opt]
+    for file, opt in zip(args.opt, opts, strict=True):
         with checks.naming(file):
             checks.check_network(opt)
-        network = build_network(opt['network_g'])
-        scale = opt.get('scale', 1)
-        print(row(str(opt.get('name', file)), scale, complexity(network, opt['network_g'].get('in_chans', 3), scale)))
-    print('Mult-Adds for a 1280x720 output: convolutions, matrix products and element-wise products.')
+    scales = sorted({opt.get('scale', 1) for opt in opts} - {1})
+    if args.plot:
+        _check_plot(Path(args.plot), scales)
+
+    rows, devices = [], set()
+    for file, opt in zip(args.opt, tqdm(opts, 'Measure', unit='network', leave=False, disable=None), strict=True):
+        network, scale = opt['network_g'], opt.get('scale', 1)
+        cost = complexity(build_network(dict(network)), network.get('in_chans', 3), scale)
+        measured = None if args.counts else measure(network, scale, args.repeats)
+        devices |= {measured.device} if measured else set()
+        rows.append(cells(str(opt.get('name', file)), scale, cost, measured))
+    print(aligned([HEADER[: len(rows[0])], *rows]))
+    print('For a 1280x720 output. Mult-Adds: convolutions, matrix products and element-wise products.')
+    print('Activations: elements that convolutions put out.')
+    for device in devices:
+        print(f'Time: median of {args.repeats} runs in float32, {device}. Peak memory: beyond the loaded network.')
+    if args.plot:
+        _plot(args.plot, scales, opts)
+
+
+def _check_plot(file: Path, scales: list[int]) -> None:
+    """Before networks are measured, which takes long."""
+    if not scales:
+        raise UserError('--plot is for super-resolution: the paper gives Mult-Adds of other methods there only')
+    if file.suffix.lower() not in ('.png', '.pdf', '.svg') or not file.parent.is_dir():
+        raise UserError(f'--plot {file}: give a .png, .pdf or .svg file in a folder that exists')
+
+
+def _plot(file: str, scales: list[int], opts: list[dict]) -> None:
+    folders = {str(opt.get('name')): Path('results', str(opt.get('name'))) for opt in opts if opt.get('scale', 1) > 1}
+    results = tables.read_results(folder for folder in folders.values() if folder.is_dir())
+    tradeoff.figure(scales, results).savefig(file)
+    drawn = {point.method for scale in scales for point in tradeoff.points(scale, results) if point.kind == 'here'}
+    for name, folder in folders.items():
+        if name not in drawn:
+            print(f'Not in the figure: {name}; {folder} has no scores of all five sets.')
+    print(f'Trade-off figure: {file}')

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.scores import mean_scores
+from ramit_arch.evaluation.text import aligned
 
 CROP = 64  # target pixels a side
 ZOOM = 4
@@ -104,10 +105,7 @@ def table(scores: list[Scores], baseline: str, network: str) -> str:
         values = [old[m] for m in metrics] + [new[m] for m in metrics]
         gains = [f'{new[m] - old[m]:+{_format(m)}}' for m in metrics]
         lines.append([name, *(f'{v:{_format(m)}}' for v, m in zip(values, metrics * 2, strict=True)), *gains])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    first, *others = widths
-    aligned = [[line[0].ljust(first), *map(str.rjust, line[1:], others)] for line in lines]
-    return '\n'.join('  '.join(line) for line in aligned)
+    return aligned(lines)
 
 
 def _format(metric: str) -> str:
