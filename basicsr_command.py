@@ -107,7 +107,7 @@ def main() -> int:
     """Run one verb; 0 only on success, 130 after Ctrl-C, 1 after an error, 2 after a wrong command line."""
     args = build_parser().parse_args()
     try:
-        importlib.import_module(f'ramit_arch.cli.{args.verb}').run(args)
+        run(args)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
@@ -119,6 +119,11 @@ def main() -> int:
         print(f'error: {_describe(error)}', file=sys.stderr)
         return 1
     return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run one verb; its errors are raised."""
+    importlib.import_module(f'ramit_arch.cli.{args.verb}').run(args)
 
 
 def _describe(error: Exception) -> str:

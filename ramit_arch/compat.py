@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,6 +151,6 @@ def init_dist_on_cpu(launcher: str, **_: Any) -> None:
     Raises:
         UserError: they were started in another way.
     """
-    if launcher != 'pytorch' or 'RANK' not in os.environ:
-        raise UserError(f'--launcher {launcher}: without CUDA start the processes by torchrun, --launcher pytorch')
+    if launcher != 'pytorch':
+        raise UserError(f'--launcher {launcher} needs CUDA; without it start by torchrun, with --launcher pytorch')
     torch.distributed.init_process_group('gloo')

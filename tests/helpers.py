@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +15,10 @@ import lmdb
 import numpy as np
 import yaml
 
-import ramit_arch  # noqa: F401
+import basicsr_command
+import ramit_arch  # noqa: F401  (makes BasicSR importable)
+
+from basicsr.utils import logger  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / 'shared'
@@ -60,6 +67,22 @@ def run_basicsr(*arguments: str, cwd: Path, timeout: float = 180) -> subprocess.
     return subprocess.run(
         [str(BASICSR), *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def call_basicsr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, without the seconds that imports take."""
+    logger.initialized_logger.clear()
+    logging.getLogger('basicsr').handlers.clear()
+    out, err, before, argv = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
+    os.chdir(cwd)
+    sys.argv = ['basicsr', *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = basicsr_command.main()
+    finally:
+        os.chdir(before)
+        sys.argv = argv
+    return subprocess.CompletedProcess(['basicsr', *arguments], code, out.getvalue(), err.getvalue())
 
 
 def run_torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

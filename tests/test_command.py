@@ -5,13 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
-from helpers import BASICSR, ROOT, options_of_test, run_basicsr, tiny_options, write_options, write_pairs
+import yaml
+from helpers import (
+    BASICSR,
+    ROOT,
+    TINY_NETWORK,
+    call_basicsr,
+    options_of_test,
+    run_basicsr,
+    tiny_options,
+    write_options,
+    write_pairs,
+)
+
+from ramit_arch import options
 
 
 @pytest.fixture(scope='module')
@@ -197,10 +212,10 @@ def test_help_and_version_answer_without_importing_torch(arguments: list[str], t
     assert 'example' in result.stdout or 'VERB' in result.stdout or 'ramit-arch' in result.stdout
 
 
-@pytest.mark.parametrize('verb', ['train', 'test', 'compare', 'complexity'])
+@pytest.mark.parametrize('verb', ['train', 'test', 'compare', 'table', 'options', 'complexity'])
 def test_every_verb_has_an_example(verb: str, tmp_path: Path) -> None:
     result = run_basicsr(verb, '--help', cwd=tmp_path)
-    assert f'example:\n  basicsr {verb} -opt options/' in result.stdout
+    assert f'example:\n  basicsr {verb} ' in result.stdout
 
 
 def mistake(verb: str, opt: dict | str | None, cwd: Path, *more: str) -> str:
@@ -212,7 +227,7 @@ def mistake(verb: str, opt: dict | str | None, cwd: Path, *more: str) -> str:
     earlier = cwd / 'experiments' / 'tiny' / 'precious'
     earlier.parent.mkdir(parents=True, exist_ok=True)
     earlier.touch()
-    result = run_basicsr(verb, '-opt', 'wrong.yml', *more, cwd=cwd)
+    result = call_basicsr(verb, '-opt', 'wrong.yml', *more, cwd=cwd)
     assert result.returncode == 1, result.stdout
     assert 'Traceback' not in result.stderr
     _, _, message = result.stderr.rpartition('error: ')
@@ -335,11 +350,9 @@ def test_force_yml_is_not_executed(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / 'pwned').exists()
 
 
-def test_launcher_without_cuda_is_refused(trained: Path, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip('this machine has CUDA')
+def test_launcher_without_torchrun_is_refused(trained: Path, tmp_path: Path) -> None:
     text = (trained / 'train.yml').read_text()
-    assert 'needs CUDA' in mistake('train', text, tmp_path, '--launcher', 'pytorch')
+    assert 'start the processes by torchrun' in mistake('train', text, tmp_path, '--launcher', 'pytorch')
 
 
 def test_error_in_a_worker_ends_the_run_with_its_own_words(tmp_path: Path) -> None:
@@ -442,8 +455,74 @@ def test_compare_before_test_says_what_to_do(trained: Path, tmp_path: Path) -> N
 
 def test_complexity_prints_a_row_a_file(tmp_path: Path) -> None:
     files = [str(ROOT / 'options' / f'test_RAMiT_SRx{scale}.yml') for scale in (2, 4)]
-    result = run_basicsr('complexity', '-opt', *files, cwd=tmp_path)
+    result = call_basicsr('complexity', '-opt', *files, '--counts', '--plot', 'tradeoff.png', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert rows[1] == ['RAMiT_SRx2', '163.4G', '940K', 'x2']
-    assert rows[2] == ['RAMiT_SRx4', '42.19G', '961K', 'x4']
+    assert rows[1] == ['RAMiT_SRx2', 'x2', '940K', '163.4G', '2,543M']
+    assert rows[2] == ['RAMiT_SRx4', 'x4', '961K', '42.19G', '640M']
+    assert 'Not in the figure: RAMiT_SRx2; results/RAMiT_SRx2 has no scores of all five sets.' in result.stdout
+    assert cv2.imread(str(tmp_path / 'tradeoff.png')).shape == (840, 2250, 3)
+
+
+def test_complexity_measures_time_and_memory(tmp_path: Path) -> None:
+    write_options(tmp_path / 'tiny.yml', {'name': 'tiny', 'scale': 4, 'network_g': {**TINY_NETWORK, 'upscale': 4}})
+    result = run_basicsr('complexity', '-opt', 'tiny.yml', '--repeats', '1', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    header, row, *_ = result.stdout.splitlines()
+    assert header.split() == 'network scale #Params Mult-Adds activations time peak memory'.split()
+    assert re.search(r' \d+(\.\d+)? m?s +0\.\d\d GiB$', row)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--plot', 'figure.txt'], '--plot figure.txt: give a .png'),
+    (['--plot', 'missing/figure.png'], 'in a folder that exists'),
+    (['--force_yml', 'scale=1', 'network_g:upscale=1', '--plot', 'a.png'], '--plot is for super-resolution'),
+])  # fmt: skip
+def test_wrong_plots_are_refused_before_anything_is_measured(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    file = str(ROOT / 'options' / 'test_RAMiT_SRx2.yml')
+    assert message in call_basicsr('complexity', '-opt', file, *arguments, cwd=tmp_path).stderr
+
+
+@pytest.fixture(scope='module')
+def bases(trained: Path) -> Path:
+    """A training file in three layers, beside the file they stand on."""
+    folder = trained / 'layers'
+    folder.mkdir()
+    (folder / 'middle.yml').write_text(
+        'base: ../train.yml\nname: middle\ntrain: {scheduler: {milestones: [1, 2]}, optim_g: {betas: ~}}\n'
+    )
+    (folder / 'top.yml').write_text('base: middle.yml\nname: top\nmanual_seed: 9\n')
+    return folder
+
+
+def test_option_file_stands_on_its_base(bases: Path, tmp_path: Path) -> None:
+    result = call_basicsr('options', '-opt', str(bases / 'top.yml'), '--force_yml', 'val:val_freq=2', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    base, full = options.load(bases.parent / 'train.yml'), yaml.safe_load(result.stdout)
+    assert 'base' not in full
+    assert (full['name'], full['manual_seed'], full['val']['val_freq']) == ('top', 9, 2)
+    assert full['network_g'] == base['network_g']
+    assert full['train']['scheduler'] == {**base['train']['scheduler'], 'milestones': [1, 2]}  # a list is replaced
+    assert full['train']['optim_g'] == {key: v for key, v in base['train']['optim_g'].items() if key != 'betas'}
+
+
+def test_base_is_resolved_for_basicsr_and_in_the_archive(bases: Path, tmp_path: Path) -> None:
+    result = run_basicsr('train', '-opt', str(bases / 'top.yml'), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    archived = tmp_path / 'experiments' / 'top' / 'top.yml'
+    assert 'as resolved for: train -opt' in archived.read_text()
+    assert yaml.safe_load(archived.read_text()) == options.load(bases / 'top.yml')
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('base: wrong.yml\n', 'wrong.yml: base wrong.yml: a file cannot be its own base'),
+    ('base: {a: 1}\n', "base is {'a': 1}; it must be the path"),
+    ('base: missing.yml\n', 'base missing.yml: no such file'),
+])  # fmt: skip
+def test_wrong_base_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / 'wrong.yml').write_text(text)
+    result = call_basicsr('options', '-opt', 'wrong.yml', cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr

@@ -8,31 +8,70 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import ROOT, run_basicsr, write_lmdb, write_options, write_pairs
+from helpers import ROOT, call_basicsr, write_lmdb, write_options, write_pairs
 
 from ramit_arch import RAMiT, options
+from ramit_arch.data.progression import read_progression
+from ramit_arch.evaluation.complexity import complexity
+from ramit_arch.evaluation.protocols import PROTOCOLS
+from ramit_arch.evaluation.tables import Table, paper_tables
 from ramit_arch.models.schedule import read_schedule
 
-FILES = sorted((ROOT / 'options').glob('*.yml'))
+FILES = sorted((ROOT / 'options').rglob('*.yml'))
 TRAIN = [file for file in FILES if not file.name.startswith('test_')]
+TEST = [file for file in FILES if file.name.startswith('test_')]
 PAPER = [file for file in TRAIN if file.name.startswith('train_')]
+SUPER_RESOLUTION = [file for file in PAPER if '_SRx' in file.name]
+OTHERS = [file for file in PAPER if file not in SUPER_RESOLUTION]
+IMAGES = {'CDN': 8594 * 3.0, 'GDN': 8594 * 3.0, 'LLE': 1785 * 14.006, 'DR': 13711 * 1.8234}  # an epoch (Appendix B)
 
 
 def named(files: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize('file', files, ids=[file.stem for file in files])
 
 
-def test_every_published_result_has_its_files() -> None:
-    results = [f'RAMiT_SRx{r}' for r in (2, 3, 4)] + [f'RAMiT-slimSR_SRx{r}' for r in (2, 3, 4)]
-    results += [f'RAMiT_SRx{r}_DF2K' for r in (2, 3, 4)]
-    expected = {f'{kind}_{result}' for result in results for kind in ('train', 'test')}
-    assert expected <= {file.stem for file in FILES}
+def task_of(opt: dict) -> str:
+    return opt['val']['protocol']
+
+
+def of_training(test: Path) -> Path:
+    return test.with_name('train_' + test.name.removeprefix('test_'))
+
+
+def experiments() -> dict[str, list[Table]]:
+    """The experiments that rows of the paper's tables name."""
+    found: dict[str, list[Table]] = {}
+    for table in paper_tables():
+        for row in table.rows:
+            if row.experiment:
+                found.setdefault(row.experiment, []).append(table)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ what they say
+
+
+def test_every_row_of_the_papers_tables_can_be_run() -> None:
+    names = {kind: {options.load(file)['name'] for file in files} for kind, files in [('train', PAPER), ('test', TEST)]}
+    assert len(experiments()) > 60
+    assert experiments().keys() <= names['train']
+    assert experiments().keys() <= names['test']
+    # Fig. B, and the published RAMiT-1 checkpoints, which no table scores
+    assert {f'RAMiT_CDN_tail{n}' for n in (0, 1, 3)} <= names['train'] & names['test']
+    assert {f'RAMiT-1_{task}' for task in ('SRx2', 'SRx3', 'SRx4', 'CDN')} <= names['test']
+
+
+def test_names_are_those_of_the_files_and_none_twice() -> None:
+    for files in (PAPER, TEST):
+        names = [options.load(file)['name'] for file in files]
+        assert len(set(names)) == len(names)
+    assert all(options.load(file)['name'] == file.stem.removeprefix('train_') for file in PAPER)
 
 
 @named(FILES)
 def test_file_shows_the_command_that_runs_it(file: Path) -> None:
     verb = 'test' if file.name.startswith('test_') else 'train'
-    assert f'basicsr {verb} -opt options/{file.name}\n' in file.read_text()
+    assert re.search(f'basicsr {verb} -opt {file.relative_to(ROOT)}( |\n)', file.read_text())
 
 
 @named(TRAIN)
@@ -41,12 +80,22 @@ def test_training_and_test_file_describe_the_same_network(file: Path) -> None:
     training, testing = options.load(file), options.load(test)
     for key in ('name', 'scale', 'network_g'):
         assert training[key] == testing[key]
-    assert training['val']['metrics'] == testing['val']['metrics']
+    assert task_of(training) == task_of(testing)
     assert testing['path']['pretrain_network_g'] == f'experiments/{training["name"]}/models/net_g_latest.pth'
 
 
-@named(PAPER)
-def test_training_is_that_of_appendix_b(file: Path) -> None:
+@named([file for file in FILES if file.parent.name == 'ablations'])
+def test_ablation_says_only_what_differs(file: Path) -> None:
+    own = options.read(file)
+    assert own['base'] == f'../{file.name.split("_")[0]}_{"_".join(own["name"].split("_")[:2])}.yml'
+    base, full = options.load(file.parent / own['base']), options.load(file)
+    for key in own.keys() - {'base', 'name', 'path'}:
+        assert full[key] != base[key]
+    assert full['name'] != base['name']
+
+
+@named(SUPER_RESOLUTION)
+def test_training_of_super_resolution_is_that_of_appendix_b(file: Path) -> None:
     opt = options.load(file)
     train, data = opt['train'], opt['datasets']['train']
     images = 3450 if 'DF2K' in file.name else 800
@@ -61,18 +110,64 @@ def test_training_is_that_of_appendix_b(file: Path) -> None:
         source = re.sub('SRx[34]', 'SRx2', opt['name'])
         assert opt['path']['pretrain_network_g'] == f'experiments/{source}/models/net_g_latest.pth'
     assert schedule.milestones == tuple(m * epoch for m in milestones)
-    assert (schedule.rate, schedule.gamma, schedule.warmup) == (0.0004, 0.5, 20 * epoch)
+    assert (schedule.rates, schedule.gamma, schedule.warmup) == ((0.0004,), 0.5, 20 * epoch)
     assert (train['total_iter'], schedule.warm_start) == (epochs * epoch, warm_start * epoch)
+
+
+@named(OTHERS)
+def test_progressive_training_is_that_of_appendix_b(file: Path) -> None:
+    opt = options.load(file)
+    place = {'dist': False, 'world_size': 1, 'num_gpu': 1}
+    progression, schedule = read_progression({**opt, **place}), read_schedule({**opt, **place})
+    epoch = int(IMAGES[task_of(opt)] + 1e-6)
+    assert [(stage.patch, stage.batch) for stage in progression.stages] == [(64, 64), (96, 32), (128, 16)]
+    assert schedule.rates == pytest.approx((4e-4, 2e-4, 1e-4))
+
+    def iterations(epochs: float) -> float:
+        return sum(max(0, min(epochs, end) - begin) * epoch / batch
+                   for begin, end, batch in [(0, 100, 64), (100, 200, 32), (200, 400, 16)])  # fmt: skip
+
+    assert progression.ends == pytest.approx([iterations(e) for e in (100, 200, 400)], abs=1.5)
+    assert schedule.milestones == pytest.approx([iterations(e) for e in (200, 300, 350, 375)], abs=1.5)
+    assert schedule.milestones[0] == progression.ends[1]
+    assert (schedule.gamma, schedule.warmup) == (0.5, pytest.approx(iterations(20), abs=1))
+
+
+@named(PAPER)
+def test_optimiser_and_loss_are_the_papers(file: Path) -> None:
+    train = options.load(file)['train']
     optimiser = train['optim_g']
     assert (optimiser['type'], optimiser['betas'], optimiser['eps']) == ('Adam', [0.9, 0.99], 1e-8)
     assert train['pixel_opt']['type'] == 'L1Loss'
 
 
-@named(FILES)
-def test_scores_follow_the_protocol_of_super_resolution(file: Path) -> None:
+@named(TEST)
+def test_test_sets_are_those_of_the_protocol(file: Path) -> None:
     opt = options.load(file)
-    for name, kind in [('psnr', 'calculate_psnr'), ('ssim', 'calculate_ssim')]:
-        assert opt['val']['metrics'][name] == {'type': kind, 'crop_border': opt['scale'], 'test_y_channel': True}
+    if 'quickstart' in file.name:
+        return
+    protocol = PROTOCOLS[task_of(opt)]
+    wanted = {(name, sigma) for name in protocol.sets for sigma in protocol.sigmas or (None,)}
+    sections = opt['datasets'].values()
+    assert {(s['name'].split('_sigma')[0], s.get('sigma')) for s in sections} == wanted
+    assert all(s['name'].endswith(f'_sigma{s["sigma"]}') for s in sections if 'sigma' in s)
+
+
+@pytest.mark.parametrize('experiment', experiments())
+def test_network_costs_what_the_tables_print(experiment: str) -> None:
+    network = {k: v for k, v in options.load(find(experiment))['network_g'].items() if k != 'type'}
+    with torch.device('meta'):
+        cost = complexity(RAMiT(**network), network.get('in_chans', 3), network['upscale'])
+    for table in experiments()[experiment]:
+        row = next(row for row in table.rows if row.experiment == experiment)
+        if row.params is not None:  # 949K stands for the 948,499 parameters at x3
+            assert abs(cost.parameters / 1e3 - row.params) <= 0.51
+        if row.mult_adds is not None:
+            assert cost.mult_adds / 1e9 == pytest.approx(row.mult_adds, rel=0.0055)
+
+
+def find(experiment: str) -> Path:
+    return next(file for file in PAPER if file.stem == f'train_{experiment}')
 
 
 @named(FILES)
@@ -81,66 +176,7 @@ def test_network_is_the_one_the_comment_counts(file: Path) -> None:
     with torch.device('meta'):
         parameters = sum(p.numel() for p in RAMiT(**network).parameters())
     comment = re.search(r'([\d,]+)K parameters', file.read_text())
-    assert comment is None or int(comment[1]) == round(parameters / 1000)
-
-
-# ------------------------------------------------------------------------------------- every file runs, data replaced
-
-
-def shrink(opt: dict) -> None:
-    """Two iterations with a network, patches and batches of a size that suits a test; the kind of everything stays."""
-    opt['network_g'].update(dim=16, depths=[1, 1, 1, 1], window_size=2, expand_groups=1, mixer_expand_groups=1)
-    opt['num_gpu'] = 0
-    train = opt['datasets']['train']
-    train.update(lq_patch_size=8, batch_size_per_gpu=2, num_worker_per_gpu=0, persistent_workers=False, repeat=1.5)
-    opt['train'].update(total_iter=2)
-    if 'warm_start' in opt['train']:
-        opt['train']['warm_start'] = {'iter': 1}
-    opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = opt['logger']['print_freq'] = 1
-    opt['logger']['use_tb_logger'] = False
-
-
-def replace_data(section: dict, folder: Path, scale: int) -> None:
-    """Point a section at generated pairs, through its own backend, roots and name template."""
-    roots = section.get('roots') or [section]
-    for root in roots:
-        place = folder / root['dataroot_gt'].replace('/', '_')
-        if not place.exists():
-            gt, lq = write_pairs(place, count=2, lq=(16, 18), scale=scale)
-            for path in list(lq.iterdir()):
-                path.rename(path.with_stem(section.get('filename_tmpl', '{}').format(path.stem)))
-            if section['io_backend']['type'] == 'lmdb':
-                write_lmdb(gt, place / 'gt.lmdb')
-                write_lmdb(lq, place / 'lq.lmdb')
-        suffix = '.lmdb' if section['io_backend']['type'] == 'lmdb' else ''
-        root['dataroot_gt'], root['dataroot_lq'] = str(place / f'gt{suffix}'), str(place / f'lq{suffix}')
-
-
-@named(TRAIN)
-def test_file_trains_two_iterations_validates_and_its_test_file_tests(file: Path, tmp_path: Path) -> None:
-    opt = options.load(file)
-    shrink(opt)
-    for section in opt['datasets'].values():
-        replace_data(section, tmp_path, opt['scale'])
-    if opt['path'].get('pretrain_network_g'):  # the x2 network the warm start needs
-        network = {key: value for key, value in opt['network_g'].items() if key != 'type'}
-        opt['path']['pretrain_network_g'] = str(tmp_path / 'x2.pth')
-        torch.save({'params': RAMiT(**{**network, 'upscale': 2}).state_dict()}, tmp_path / 'x2.pth')
-    write_options(tmp_path / 'train.yml', opt)
-    result = run_basicsr('train', '-opt', 'train.yml', cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    experiment = tmp_path / 'experiments' / opt['name']
-    assert (experiment / 'scores' / f'{opt["datasets"]["val"]["name"]}_2.csv').is_file()
-
-    test = options.load(file.with_name('test_' + file.name.removeprefix('train_')))
-    for section in test['datasets'].values():
-        replace_data(section, tmp_path, test['scale'])
-    test.update(num_gpu=0, network_g=opt['network_g'])
-    write_options(tmp_path / 'test.yml', test)
-    result = run_basicsr('test', '-opt', 'test.yml', cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    scores = {path.stem for path in (tmp_path / 'results' / opt['name'] / 'scores').glob('*.csv')}
-    assert scores == {section['name'] for section in test['datasets'].values()}
+    assert comment is None or int(comment[1].replace(',', '')) == round(parameters / 1000)
 
 
 def test_resolved_files_stay_yaml_that_basicsr_reads() -> None:
@@ -148,4 +184,98 @@ def test_resolved_files_stay_yaml_that_basicsr_reads() -> None:
 
     for file in FILES:
         opt = options.load(file)
-        assert yaml.load(yaml.safe_dump(opt, sort_keys=False), Loader=ordered_yaml()[0]) == opt
+        assert yaml.load(options.dump(opt), Loader=ordered_yaml()[0]) == opt
+
+
+# ------------------------------------------------------------------------------------- every file runs, data replaced
+
+
+@pytest.fixture(scope='module')
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp('generated')
+
+
+def shrink(opt: dict) -> None:
+    """Two iterations with a network, patches and batches of a size that suits a test; the kind of everything stays."""
+    opt['network_g'].update(dim=16, depths=[1, 1, 1, 2], window_size=2, expand_groups=1, mixer_expand_groups=1)
+    opt['num_gpu'] = 0
+    train = opt['datasets']['train']
+    train.update(num_worker_per_gpu=0, persistent_workers=False, repeat=1.5)
+    if 'progressive' in opt['train']:
+        stages = zip(opt['train']['progressive'][-2:], (8, 12), (2, 1), strict=True)
+        opt['train']['progressive'] = [
+            {**stage, 'iter': 1, 'lq_patch_size': p, 'batch_size': b} for stage, p, b in stages
+        ]
+    else:
+        train.update(lq_patch_size=8, batch_size_per_gpu=2)
+    opt['train'].update(total_iter=2)
+    if 'warm_start' in opt['train']:
+        opt['train']['warm_start'] = {'iter': 1}
+    opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = opt['logger']['print_freq'] = 2
+    opt['logger']['use_tb_logger'] = False
+
+
+def replace_data(section: dict, folder: Path, scale: int) -> None:
+    """Point a section at generated images, through its own backend, roots and name template."""
+    backend, template = section.get('io_backend', {}).get('type', 'disk'), section.get('filename_tmpl', '{}')
+    place = folder / f'x{scale}_{backend}_{template}'
+    suffix = '.lmdb' if backend == 'lmdb' else ''
+    if not place.exists():
+        gt, lq = write_pairs(place, count=2, lq=(16, 18), scale=scale)
+        for path in list(lq.iterdir()):
+            path.rename(path.with_stem(template.format(path.stem)))
+        if suffix:
+            write_lmdb(gt, place / 'gt.lmdb')
+            write_lmdb(lq, place / 'lq.lmdb')
+    for root in section.get('roots') or [section]:
+        root['dataroot_gt'] = str(place / f'gt{suffix}')
+        if 'dataroot_lq' in root:
+            root['dataroot_lq'] = str(place / f'lq{suffix}')
+
+
+def run_training(file: Path, generated: Path, folder: Path) -> dict:
+    opt = options.load(file)
+    shrink(opt)
+    for section in opt['datasets'].values():
+        replace_data(section, generated, opt['scale'])
+    if opt['path'].get('pretrain_network_g'):  # the x2 network the warm start needs
+        network = {key: value for key, value in opt['network_g'].items() if key != 'type'}
+        opt['path']['pretrain_network_g'] = str(folder / 'x2.pth')
+        torch.save({'params': RAMiT(**{**network, 'upscale': 2}).state_dict()}, folder / 'x2.pth')
+    write_options(folder / 'train.yml', opt)
+    result = call_basicsr('train', '-opt', 'train.yml', cwd=folder)
+    assert result.returncode == 0, result.stderr
+    experiment = folder / 'experiments' / opt['name']
+    assert (experiment / 'scores' / f'{opt["datasets"]["val"]["name"]}_2.csv').is_file()
+    return opt
+
+
+@named(TRAIN)
+def test_file_trains_two_iterations_validates_and_its_test_file_tests(
+    file: Path, generated: Path, tmp_path: Path
+) -> None:
+    trained = run_training(file, generated, tmp_path)
+    run_test(file.with_name('test_' + file.name.removeprefix('train_')), trained['network_g'], generated, tmp_path)
+
+
+@named([file for file in TEST if not of_training(file).exists() and 'quickstart' not in file.name])
+def test_file_without_a_training_tests_a_checkpoint(file: Path, generated: Path, tmp_path: Path) -> None:
+    opt = options.load(file)
+    network = {**opt['network_g'], 'dim': 16, 'depths': [1, 1, 1, 1], 'window_size': 2, 'expand_groups': 1}
+    checkpoint = tmp_path / opt['path']['pretrain_network_g']
+    checkpoint.parent.mkdir(parents=True)
+    torch.save(RAMiT(**{key: value for key, value in network.items() if key != 'type'}).state_dict(), checkpoint)
+    run_test(file, network, generated, tmp_path)
+
+
+def run_test(file: Path, network: dict, generated: Path, folder: Path) -> None:
+    test = options.load(file)
+    for section in test['datasets'].values():
+        replace_data(section, generated, test['scale'])
+    test.update(num_gpu=0, network_g=network)
+    write_options(folder / 'test.yml', test)
+    result = call_basicsr('test', '-opt', 'test.yml', cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert 'Warning' not in result.stderr
+    scores = {path.stem for path in (folder / 'results' / test['name'] / 'scores').glob('*.csv')}
+    assert scores == {section['name'] for section in test['datasets'].values()}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ramit_arch import RAMiT
 from ramit_arch.archs.ramit_arch import symmetric_pad
-from ramit_arch.evaluation.complexity import complexity, row
+from ramit_arch.evaluation.complexity import Measurement, cells, complexity
 
 DATA = Path(__file__).with_name('data')
 NETWORKS: dict[str, dict] = json.loads(gzip.decompress((DATA / 'networks.json.gz').read_bytes()))
@@ -132,15 +132,89 @@ def test_mult_adds_are_within_half_a_percent_of_the_published_count(name: str) -
     with torch.device('meta'):
         network = RAMiT(**options)
     cost = complexity(network, options['in_chans'], options['upscale'])
-    print(row(name, options['upscale'], cost), f'(published {NETWORKS[name]["mult_adds_720p"] / 1e9:.2f}G)')
     assert cost.mult_adds == pytest.approx(NETWORKS[name]['mult_adds_720p'], rel=0.005)
 
 
-def test_complexity_row_reads_as_in_table_2() -> None:
+def test_activations_are_what_convolutions_put_out() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 12, 1), nn.PixelShuffle(2))
+    assert complexity(network, 3, 2).activations == 360 * 640 * (5 + 12)
+
+
+@pytest.mark.parametrize(('milliseconds', 'shown'), [(1234.5, '1.23 s'), (123.45, '123 ms'), (1.2345, '1.23 ms')])
+def test_complexity_row_reads_as_in_table_2(milliseconds: float, shown: str) -> None:
     with torch.device('meta'):
-        network = RAMiT()
-    text = row('RAMiT', 2, complexity(network, 3, 2))
-    assert text.split() == ['RAMiT', '163.4G', '940K', 'x2']
+        cost = complexity(RAMiT(), 3, 2)
+    row = cells('RAMiT', 2, cost, Measurement(milliseconds / 1e3, 2**29, 'CPU'))
+    assert row == ['RAMiT', 'x2', '940K', '163.4G', '2,543M', shown, '0.50 GiB']
+
+
+# ------------------------------------------------------------------------------------------------- DaViT (Tab. A)
+
+
+@pytest.mark.parametrize(('block', 'upscale', 'parameters', 'mult_adds'), [
+    ('davit_core', 2, 966, 163.2), ('davit_core', 4, 987, 42.08), ('davit_core', 1, 961, 620.8),
+    ('davit_full', 2, 983, 167.0), ('davit_full', 4, 1003, 43.0), ('davit_full', 1, 977, 635.2),
+])  # fmt: skip
+def test_davit_costs_what_table_a_prints(block: str, upscale: int, parameters: int, mult_adds: float) -> None:
+    with torch.device('meta'):
+        cost = complexity(RAMiT(upscale=upscale, block=block), 3, upscale)
+    assert round(cost.parameters / 1e3) == parameters
+    assert cost.mult_adds / 1e9 == pytest.approx(mult_adds, rel=0.002)
+
+
+def davit(block: str, depth: int = 4) -> RAMiT:
+    torch.manual_seed(0)
+    return RAMiT(upscale=1, dim=16, depths=[depth] * 4, window_size=4, expand_groups=1, block=block).eval()
+
+
+def test_davit_core_alternates_pure_blocks_and_shifts_every_second_spatial_one() -> None:
+    for stage in (davit('davit_core').stage1, davit('davit_core').stage4):
+        blocks = list(stage.blocks.values())
+        assert [(block.sp_attn is not None, block.ch_attn is not None) for block in blocks] == [
+            (True, False), (False, True), (True, False), (False, True),
+        ]  # fmt: skip
+        assert [block.shift for block in blocks[::2]] == [0, 2]
+        assert [attention.heads for block in blocks for attention in (block.sp_attn or block.ch_attn,)] == [4] * 4
+        assert not any(block.helps for block in blocks)
+
+
+def test_davit_full_has_the_elements_of_table_a() -> None:
+    names = {name for name, _ in davit('davit_full').named_parameters()}
+    assert not any('logit_scale' in name or 'bias_table' in name for name in names)  # dot product, no relative bias
+    block = davit('davit_full').stage1.blocks['block0']
+    x = torch.randn(1, 8, 8, 16)
+    with torch.no_grad():
+        for convolution in (block.position1, block.position2):
+            convolution.weight.zero_()
+            convolution.bias.zero_()
+        block.ffn.out.weight.zero_()
+        block.ffn.out.bias.zero_()
+        out, mixed, helper = block(x)
+        assert torch.allclose(out, x + mixed)  # pre-normalised: what is added is not
+        assert helper is None
+        # windows do not shift: a window's output depends on that window alone, whose positions are all alike
+        qkv = block.qkv_proj(block.norm1(x))
+        attended = block.attn(qkv, None)
+        changed = qkv.clone()
+        changed[:, 4:] += 1
+        assert torch.allclose(block.attn(changed, None)[:, :4], attended[:, :4])
+        assert torch.allclose(block.attn(qkv.flip(1), None).flip(1), attended, atol=1e-6)
+
+
+@pytest.mark.parametrize('block', ['davit_core', 'davit_full'])
+def test_davit_restores_any_size_and_trains_every_parameter(block: str) -> None:
+    network = davit(block, depth=2)
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, 13, 7)).shape == (2, 3, 13, 7)
+    network(torch.rand(1, 3, 16, 16)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    copy = davit(block, depth=2)
+    copy.load_state_dict(network.state_dict())
+
+
+def test_unknown_block_is_named() -> None:
+    with pytest.raises(ValueError, match=r'block is .davit.; it must be one of d_ramit, davit_core, davit_full'):
+        RAMiT(block='davit')
 
 
 # --------------------------------------------------------------------------------------------------- the oracle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 from ramit_arch import options
 from ramit_arch.cli.preflight import preflight
+from ramit_arch.errors import UserError
 
 
 def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
@@ -32,6 +34,8 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
     Raises:
         UserError: the option file or the launcher cannot work.
     """
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch: start the processes by torchrun --nproc_per_node=N $(which basicsr) ...')
     opt = resolve(args, args.opt)
     preflight(opt, args, training)
     with tempfile.TemporaryDirectory() as folder:

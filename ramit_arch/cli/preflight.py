@@ -15,7 +15,7 @@ from ramit_arch.archs.ramit_arch import RAMiT
 from ramit_arch.data.progression import training_section
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.errors import UserError
-from ramit_arch.models.checkpoints import load_weights, read_weights
+from ramit_arch.models.checkpoints import fitting_weights, read_weights
 from ramit_arch.models.ramit_model import RECONSTRUCTION, check_model_options
 from ramit_arch.options import checks
 
@@ -82,4 +82,4 @@ def _fit_checkpoint(opt: dict[str, Any], training: bool) -> None:
         network = RAMiT(**{key: value for key, value in opt['network_g'].items() if key != 'type'})
     skip = RECONSTRUCTION if training and opt['train'].get('warm_start') else None
     strict = opt['path'].get('strict_load_g', True)
-    load_weights(network, read_weights(path, opt['path'].get('param_key_g', 'params')), path, strict, skip)
+    fitting_weights(network, read_weights(path, opt['path'].get('param_key_g', 'params')), path, strict, skip)

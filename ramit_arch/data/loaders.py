@@ -12,6 +12,7 @@ from functools import partial
 from logging import Logger
 from typing import Any
 
+import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.prefetch_dataloader import PrefetchDataLoader
 from torch.utils.data import DataLoader, Dataset
@@ -58,7 +59,7 @@ def _training_loader(
         batch_sampler=sampler,
         num_workers=section['num_worker_per_gpu'] * (1 if opt['dist'] else max(1, opt['num_gpu'])),
         worker_init_fn=seed_worker,
-        pin_memory=section.get('pin_memory', False),
+        pin_memory=section.get('pin_memory', False) and torch.cuda.is_available(),
         persistent_workers=section.get('persistent_workers', False),
     )
 

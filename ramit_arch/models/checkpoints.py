@@ -58,15 +58,26 @@ def load_weights(
 ) -> None:
     """Copy weights into a network.
 
+    Raises:
+        UserError: as `fitting_weights`; nothing has been loaded then.
+    """
+    network.load_state_dict(fitting_weights(network, weights, path, strict, skip), strict=False)
+
+
+def fitting_weights(
+    network: nn.Module, weights: dict[str, Tensor], path: str, strict: bool = True, skip: str | None = None
+) -> dict[str, Tensor]:
+    """The weights that fit a network.
+
     Args:
-        network: the target.
+        network: their target, which may be on the meta device; it is not changed.
         weights: what `read_weights` returned.
         path: the file's name for messages.
         strict: whether every name and shape must fit; otherwise what fits is taken and the rest logged.
         skip: prefix of names that are left as they are in the network.
 
     Raises:
-        UserError: with `strict`, if they do not fit; nothing has been loaded then.
+        UserError: with `strict`, if not all fit.
     """
     own = network.state_dict()
     if skip is not None:
@@ -85,5 +96,4 @@ def load_weights(
         raise UserError(f'{path} does not fit {name}: parameters {", ".join(problems)}; compare it with network_g')
     for problem in problems:
         logger.warning(f'{path}: not loaded: {problem}.')
-    fitting = {name: weights[name] for name in own if name in weights and name not in differing}
-    network.load_state_dict(fitting, strict=False)
+    return {name: weights[name] for name in own if name in weights and name not in differing}
