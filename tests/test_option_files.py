@@ -61,6 +61,12 @@ def test_every_row_of_the_papers_tables_can_be_run() -> None:
     assert {f'RAMiT-1_{task}' for task in ('SRx2', 'SRx3', 'SRx4', 'CDN')} <= names['test']
 
 
+def test_documentation_lists_every_experiment() -> None:
+    listed = set(re.findall(r'^\| `(.+?)`', (ROOT / 'docs' / 'experiments.md').read_text(), re.MULTILINE))
+    names = {options.load(file)['name'] for file in [*PAPER, *TEST] if 'quickstart' not in file.name}
+    assert listed == names
+
+
 def test_names_are_those_of_the_files_and_none_twice() -> None:
     for files in (PAPER, TEST):
         names = [options.load(file)['name'] for file in files]
