@@ -98,6 +98,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         opt['path']['resume_state'] = str(path)
         opt['resumed'] = {'iter': state['iter'], 'epoch': state['epoch']}
         check_resume(opt, state['iter'])
+        if not Path(opt['path']['models']).is_dir():
+            raise UserError(f'{path}: a state is resumed in its own experiment, but {opt["path"]["models"]} is missing')
         return state
     if problem:
         raise UserError(f'no state to resume from, last {problem}') from problem

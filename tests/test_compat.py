@@ -88,7 +88,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def resume(total: int = 2000, auto: bool = True, **path: str) -> tuple[dict | None, dict]:
-    opt = {'auto_resume': auto, 'name': 'run', 'network_g': {}, 'path': {'models': 'models', **path},
+    opt = {'auto_resume': auto, 'name': 'run', 'network_g': {}, 'path': {'models': 'experiments/run/models', **path},
            'train': {'total_iter': total}}  # fmt: skip
     return compat.load_resume_state(opt), opt
 
@@ -97,7 +97,7 @@ def test_auto_resume_takes_the_newest_state_by_number(run: Path) -> None:
     state, opt = resume()
     assert state is not None
     assert state['iter'] == 1000
-    assert opt['path']['pretrain_network_g'] == 'models/net_g_1000.pth'
+    assert opt['path']['pretrain_network_g'] == 'experiments/run/models/net_g_1000.pth'
 
 
 @pytest.mark.parametrize('damage', ['empty', 'truncated', 'network'])
@@ -123,6 +123,12 @@ def test_auto_resume_without_states_takes_the_one_that_was_given(run: Path) -> N
     assert resumed is not None
     assert resumed['iter'] == 5
     assert opt['path']['resume_state'] == str(given)
+
+
+def test_a_state_is_not_resumed_in_another_experiment(run: Path) -> None:
+    state = str(run / 'training_states' / '5.state')
+    with pytest.raises(UserError, match='a state is resumed in its own experiment, but other/models is missing'):
+        resume(auto=False, resume_state=state, models='other/models')
 
 
 def test_a_run_past_its_end_is_not_resumed(run: Path) -> None:

@@ -160,10 +160,8 @@ def test_two_processes_give_the_weights_of_one(files: Path) -> None:
     )
     assert all(torch.allclose(two[name], tensor, atol=1e-5) for name, tensor in one.items())
     state = 'path:resume_state=experiments/tiny/training_states/5.state'  # the last iteration of a stage
-    result = run_torchrun(
-        2, 'train', '-opt', 'train.yml', '--launcher', 'pytorch', '--force_yml', state, 'name=resumed', cwd=files
-    )
+    result = run_torchrun(2, 'train', '-opt', 'train.yml', '--launcher', 'pytorch', '--force_yml', state, cwd=files)
     assert result.returncode == 0, result.stderr
     assert 'Iteration 6: stage 3 of 3' in result.stderr
-    resumed = torch.load(files / 'experiments' / 'resumed' / 'models' / 'net_g_latest.pth', weights_only=True)['params']
+    resumed = torch.load(files / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth', weights_only=True)['params']
     assert all(torch.equal(resumed[name], tensor) for name, tensor in two.items())
