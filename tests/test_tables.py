@@ -156,6 +156,13 @@ def test_a_part_of_a_set_is_marked_and_not_compared(tmp_path: Path) -> None:
     assert '* RAMiT_CDN: McMaster: 2 of 18 images, not compared' in text
 
 
+def test_an_average_over_a_part_of_a_set_is_none(tmp_path: Path) -> None:
+    whole = write_scores(tmp_path / 'whole', 'RAMiT_DR', {'Test100': 30.0})
+    part = write_scores(tmp_path / 'part', 'RAMiT_DR', {'Rain100H': 29.0}, images=['1'])
+    scores = ours(paper('3b', 'DR'), whole, part)
+    assert scores.keys() == {'Test100', 'Rain100H'}
+
+
 def test_images_of_lol_stand_in_table_f(tmp_path: Path) -> None:
     images = ['1', '22', '23', '55', '79', '111', '146', '179', '493', '547', '665', '669', '748', '778', '780']
     folder = write_scores(tmp_path, 'RAMiT_LLE', {'LOL': 24.0}, images=images)
