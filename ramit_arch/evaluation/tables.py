@@ -10,14 +10,18 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 
+from ramit_arch.archs.ramit_arch import RAMiT
 from ramit_arch.errors import UserError
+from ramit_arch.evaluation.complexity import complexity
 from ramit_arch.evaluation.protocols import PROTOCOLS
 from ramit_arch.evaluation.text import aligned, markdown
 
@@ -169,7 +173,10 @@ def beside(table: Table, results: list[Result]) -> Table | None:
         reference = _reference(table, result.experiment)
         scores = _columns(table, result)
         if reference is not None and scores:
-            ours = _with_average(Row('here', result.experiment, *_cost(result), scores), _averaged(table))
+            ours = _with_average(
+                Row('here', result.experiment, *_cost(json.dumps(result.network), result.scale), scores),
+                _averaged(table),
+            )
             ours = ours._replace(scores={name: ours.scores[name] for name in table.sets if name in ours.scores})
             difference = _difference(ours, reference)
             added += [row for row in (ours, difference) if row.scores]
@@ -196,14 +203,17 @@ def _reference(table: Table, experiment: str) -> Row | None:
     return next(iter(named or default), None)
 
 
-def _cost(result: Result) -> tuple[float | None, float | None]:
-    from ramit_arch.archs.ramit_arch import RAMiT
-    from ramit_arch.evaluation.complexity import complexity
-
-    if result.network.get('type') != 'RAMiT':
+@lru_cache(None)
+def _cost(network: str, scale: int) -> tuple[float | None, float | None]:
+    """Mult-Adds in G and parameters in K of `network_g`, as JSON; None where it is not a RAMiT of this version."""
+    options = json.loads(network)
+    if options.pop('type', None) != 'RAMiT':
         return None, None
-    options = {key: value for key, value in result.network.items() if key != 'type'}
-    cost = complexity(RAMiT(**options), options.get('in_chans', 3), result.scale)
+    try:
+        with torch.device('meta'):
+            cost = complexity(RAMiT(**options), options.get('in_chans', 3), scale)
+    except (TypeError, ValueError):
+        return None, None
     return cost.mult_adds / 1e9, cost.parameters / 1e3
 
 
@@ -254,11 +264,7 @@ def _optional(value: float | None, form: str) -> str:
 def _title(table: Table) -> str:
     protocol = PROTOCOLS[table.task]
     border = f', border of {table.scale} cropped' if protocol.crops_scale else ''
-    channel = (
-        'gray images'
-        if protocol.channel == 'gray'
-        else f'{protocol.channel} channel{"s" * (protocol.channel == "RGB")}'
-    )
+    channel = {'Y': 'Y channel', 'RGB': 'RGB channels', 'gray': 'gray images'}[protocol.channel]
     return f'Tab. {table.number}: {table.title} (PSNR in dB / SSIM, {channel}{border})'
 
 
