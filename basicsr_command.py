@@ -57,7 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     for verb in (test, compare):
         verb.add_argument(
-            '--only', nargs='+', action='extend', metavar='NAME', help='run these data sets of the file, not the others'
+            '--only',
+            nargs='+',
+            action='extend',
+            metavar='NAME',
+            help='run these data sets of the file alone; earlier results of its name are archived as ever',
         )
     table.add_argument('results', nargs='+', metavar='PATH', help='folders of results, or score files (JSON)')
     table.add_argument(
@@ -66,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
     complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
     complexity.add_argument('--counts', action='store_true', help='count only; do not run the networks')
-    complexity.add_argument('--repeats', type=int, default=3, metavar='N', help='timed runs a network (default: 3)')
+    complexity.add_argument(
+        '--repeats', type=_positive, default=3, metavar='N', help='timed runs a network (default: 3)'
+    )
     complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
     for verb in (train, test, compare, options, complexity):
         verb.add_argument(
@@ -80,6 +86,12 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in verbs.choices.values():
         verb.add_argument('--traceback', action='store_true', help='show the whole traceback of an error')
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer from 1 up')
+    return int(text)
 
 
 def _add_verb(verbs: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:

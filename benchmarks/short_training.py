@@ -172,6 +172,10 @@ def main() -> None:
     parser.add_argument('--iterations', type=int, default=400)
     args = parser.parse_args()
     data, work = args.data.resolve(), args.work.resolve()
+    if args.iterations < 20:
+        parser.error('--iterations: at least 20, for three stages and a warm-up')
+    if not data.is_dir():
+        parser.error(f'--data {data}: no such folder')
     work.mkdir(parents=True, exist_ok=True)
     table = ['| task | test set | PSNR of the input | after training | gain | seconds |', '|---|---|---|---|---|---|']
     for task in args.tasks:

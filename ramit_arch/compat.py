@@ -77,6 +77,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
+    from ramit_arch.models.checkpoints import read_weights
+
     given = [Path(opt['path']['resume_state'])] if opt['path'].get('resume_state') else []
     found: list[Path] = []
     if opt['auto_resume']:
@@ -87,8 +89,11 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         try:
             state = read_state(path)
             network = path.parents[1] / 'models' / f'net_g_{state["iter"]}.pth'
-            if path in found and not network.is_file():
-                raise UserError(f'{path}: its network {network} is missing')
+            if path in found:
+                try:
+                    read_weights(str(network))
+                except UserError as error:
+                    raise UserError(f'{path}: its network cannot be read: {error}') from error
         except UserError as error:
             problem = error
             print(f'Passed over: {error}', flush=True)  # BasicSR's logger does not exist yet

@@ -279,6 +279,9 @@ MISTAKES = [
     ),
     (('datasets', 'train', 'lq_patch_size'), 99, 'smaller than the patch of 99'),
     (('datasets', 'train', 'batch_size_per_gpu'), '4', "batch_size_per_gpu is '4'; it must be an integer from 1 up"),
+    (('datasets', 'train', 'scale'), 3, 'datasets.train.scale: BasicSR sets it; write scale at the top of the file'),
+    (('datasets', 'val', 'use_hflip'), True, 'datasets: tiny_val: use_hflip is for training; remove it here'),
+    (('val', 'metrics', 'image'), {'type': 'calculate_niqe', 'crop_border': 2}, 'val.metrics.image: score files have'),
     (('datasets', 'train', 'persistent_workers'), True, 'persistent_workers needs num_worker_per_gpu'),
     (('datasets', 'train', 'color'), 'gray', 'color gray gives 1 channels, network_g.in_chans is 3'),
     (('datasets', 'val', 'io_backend'), {'tpye': 'lmdb'}, 'unknown key tpye (did you mean type?)'),
@@ -483,6 +486,39 @@ def test_wrong_plots_are_refused_before_anything_is_measured(
 ) -> None:
     file = str(ROOT / 'options' / 'test_RAMiT_SRx2.yml')
     assert message in call_basicsr('complexity', '-opt', file, *arguments, cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--repeats', '0'], '--repeats: 0 is not an integer from 1 up'),
+    (['--force_yml', 'scale=800', 'network_g:upscale=800'], 'scale is 800; 1280x720 is divided by at most 16'),
+    (['--force_yml', 'network_g={type: MSRResNet, num_in_ch: 3, num_out_ch: 3, upscale: 4}'],
+     'the network makes 2560x1440 of 640x360, not x2'),
+    (['--force_yml', 'scale=2 name=a'], 'two assignments in one argument'),
+    (['--force_yml', '=2'], 'expected key:key=value'),
+])  # fmt: skip
+def test_what_cannot_be_counted_is_told(arguments: list[str], message: str, tmp_path: Path) -> None:
+    file = str(ROOT / 'options' / 'test_RAMiT_SRx2.yml')
+    assert message in run_basicsr('complexity', '-opt', file, '--counts', *arguments, cwd=tmp_path).stderr
+
+
+def test_a_key_without_a_value_is_a_key_that_is_not_there(trained: Path, tmp_path: Path) -> None:
+    nulls = ['train:ema_decay=~', 'datasets:train:use_hflip=~', 'network_g:block=~', 'train:pixel_opt:reduction=~']
+    result = call_basicsr('options', '-opt', str(trained / 'train.yml'), '--force_yml', *nulls, cwd=tmp_path)
+    full = yaml.safe_load(result.stdout)
+    assert 'ema_decay' not in full['train']
+    assert 'use_hflip' not in full['datasets']['train']
+    assert 'block' not in full['network_g']
+    assert full['train']['pixel_opt']['reduction'] is None  # an argument of another project's loss
+
+
+def test_processes_started_without_launcher_are_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    text = (trained / 'train.yml').read_text()
+    assert 'started as several processes, which would train apart; add --launcher pytorch' in mistake(
+        'train', text, tmp_path
+    )
 
 
 @pytest.fixture(scope='module')

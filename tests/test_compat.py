@@ -82,7 +82,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (experiment / folder).mkdir(parents=True)
     for iteration in (5, 900, 1000):
         torch.save({'iter': iteration, 'epoch': 0, 'optimizers': []}, experiment / f'training_states/{iteration}.state')
-        (experiment / 'models' / f'net_g_{iteration}.pth').touch()
+        torch.save({'params': {'weight': torch.zeros(1)}}, experiment / 'models' / f'net_g_{iteration}.pth')
     (experiment / 'training_states' / 'notes.state').write_text('not a number')
     return experiment
 
@@ -100,13 +100,16 @@ def test_auto_resume_takes_the_newest_state_by_number(run: Path) -> None:
     assert opt['path']['pretrain_network_g'] == 'experiments/run/models/net_g_1000.pth'
 
 
-@pytest.mark.parametrize('damage', ['empty', 'truncated', 'network'])
+@pytest.mark.parametrize('damage', ['empty', 'truncated', 'network', 'truncated network'])
 def test_auto_resume_passes_over_a_broken_newest_state(
     damage: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = run / 'training_states' / '1000.state'
+    network = run / 'models' / 'net_g_1000.pth'
     if damage == 'network':
-        (run / 'models' / 'net_g_1000.pth').unlink()
+        network.unlink()
+    elif damage == 'truncated network':
+        network.write_bytes(network.read_bytes()[:200])
     else:
         newest.write_bytes(newest.read_bytes()[: 0 if damage == 'empty' else 200])
     state, _ = resume()

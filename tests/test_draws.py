@@ -51,7 +51,7 @@ def test_every_epoch_draws_other_crops(options: dict) -> None:
 
 @pytest.mark.parametrize('loader', [
     {'num_worker_per_gpu': 1}, {'num_worker_per_gpu': 3}, {'num_worker_per_gpu': 2, 'persistent_workers': True},
-    {'num_worker_per_gpu': 2, 'prefetch_mode': 'cpu'},
+    {'num_worker_per_gpu': 2, 'prefetch_mode': 'cpu'}, {'num_worker_per_gpu': 0, 'prefetch_mode': 'cpu'},
 ])  # fmt: skip
 def test_batches_are_the_same_for_any_kind_of_loading(loader: dict, options: dict) -> None:
     assert all(map(torch.equal, epochs(options), epochs(options, **loader)))

@@ -66,6 +66,11 @@ def section(kind: str = 'PairedRestorationDataset', **keys: object) -> dict:
      'datasets.val.color is gray; val.protocol CDN scores rgb images'),
     ({'val': {'protocol': 'CDN'}, 'datasets': {'val': section()}}, 'type is PairedRestorationDataset; val.protoc'),
     ({'val': {'protocol': 'DR'}, 'datasets': {'val': section('GaussianDenoisingDataset')}}, 'val.protocol DR is der'),
+    ({'val': {'protocol': ['DR']}}, 'val.protocol: .*DR.* is none of SR'),
+    ({'val': {'protocol': 'DR', 'metrics': {'psnr': {'type': 'calculate_psnr', 'better': 'lower'}}}},
+     'val.metrics.psnr.better is .lower., but protocol DR has None'),
+    ({'val': {'protocol': 'CDN'}, 'datasets': {'val': {**section('GaussianDenoisingDataset'), 'name': 'a_sigma25',
+     'sigma': 15}}}, 'it is called a_sigma25, but its sigma is 15'),
 ])  # fmt: skip
 def test_contradictions_are_named(opt: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -104,6 +104,7 @@ def write_scores(folder: Path, experiment: str, sets: dict[str, float], **change
         content = {
             'name': experiment, 'dataset': name, 'scale': opt['scale'], 'iteration': None, 'protocol': task,
             'noise': {'sigma': int(sigma)} if sigma else None, 'network_g': opt['network_g'],
+            'metrics': PROTOCOLS[task].metrics(opt['scale']),
             'mean': {'psnr': psnr, 'ssim': 0.9}, 'images': [{'image': i, 'psnr': psnr, 'ssim': 0.9} for i in images],
         }  # fmt: skip
         (scores / f'{name}.json').write_text(json.dumps({**content, **changes, 'images': content['images']}))
@@ -204,6 +205,43 @@ def test_mistakes_are_told(arguments: list[str], message: str, tmp_path: Path) -
     assert message in result.stderr
 
 
+def test_archives_of_earlier_tests_do_not_count(tmp_path: Path) -> None:
+    write_scores(tmp_path / 'results', 'RAMiT_SRx2', {'Set5': 38.0})
+    archive = write_scores(tmp_path / 'old', 'RAMiT_SRx2', {'Set5': 37.0, 'Set14': 33.0})
+    archive = archive.rename(tmp_path / 'results' / 'RAMiT_SRx2_archived_20260101_000000')
+    assert ours(paper('2', 'SR', 2), tmp_path / 'results').keys() == {'Set5'}
+    assert len(ours(paper('2', 'SR', 2), archive)) == 2  # asked for
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'metrics': PROTOCOLS['DR'].metrics(1)}, 'its metrics are not those of protocol SR'),
+    ({'metrics': {}}, 'not a score file of this version .KeyError'),
+    ({'protocol': 'XX'}, 'not a score file of this version .KeyError'),
+    ({'protocol': ['SR']}, 'not a score file of this version .TypeError'),
+    ({'network_g': None}, 'not a score file of this version .TypeError'),
+    ({'noise': 'much'}, 'not a score file of this version .AttributeError'),
+])  # fmt: skip
+def test_score_files_that_contradict_themselves_are_named(changes: dict, message: str, tmp_path: Path) -> None:
+    folder = write_scores(tmp_path, 'RAMiT_SRx2', {'Set5': 38.0}, **changes)
+    with pytest.raises(UserError, match=f'Set5.json: {message}'):
+        read_results([folder])
+
+
+def test_means_are_those_of_the_images(tmp_path: Path) -> None:
+    folder = write_scores(tmp_path, 'RAMiT_SRx2', {'Set5': 38.0}, mean={'psnr': 99.0, 'ssim': 1.0})
+    assert ours(paper('2', 'SR', 2), folder)['Set5'].psnr == pytest.approx(38.0)
+    nan = write_scores(tmp_path / 'nan', 'RAMiT_SRx2', {'Set5': float('nan')})
+    with pytest.raises(UserError, match='the scores of Set5 are not finite'):
+        read_results([nan])
+
+
+def test_a_network_of_another_version_has_no_known_cost(tmp_path: Path) -> None:
+    folder = write_scores(tmp_path, 'RAMiT_SRx2', {'Set5': 38.0}, network_g={'type': 'RAMiT', 'future': 1})
+    table = beside(paper('2', 'SR', 2), read_results([folder]))
+    assert table is not None
+    assert [(r.mult_adds, r.params) for r in table.rows if r.kind == 'here'] == [(None, None)]
+
+
 def test_text_markdown_and_csv_hold_the_same_numbers(tmp_path: Path) -> None:
     write_scores(tmp_path / 'results', 'RAMiT_SRx2', {'Set5': 38.06})
     printed = {form: call_basicsr('table', 'results', '--tables', '2', '--format', form, cwd=tmp_path).stdout
@@ -241,8 +279,3 @@ def test_names_in_the_figure_do_not_cover_each_other() -> None:
     for panel in figure([2, 3, 4], []).axes:
         boxes = [text.get_window_extent() for text in panel.texts]
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def test_figure_of_another_scale_is_refused() -> None:
-    with pytest.raises(UserError, match='compares x2, x3 and x4, not x8'):
-        figure([8], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 from basicsr.archs import build_network
@@ -15,6 +16,8 @@ from ramit_arch.evaluation.complexity import HEADER, cells, complexity, measure
 from ramit_arch.evaluation.text import aligned
 from ramit_arch.options import checks
 
+MAX_SCALE = 16
+
 
 def run(args: argparse.Namespace) -> None:
     """Print a row for the network of every option file, and with `--plot` draw the trade-off figure."""
@@ -22,14 +25,17 @@ def run(args: argparse.Namespace) -> None:
     for file, opt in zip(args.opt, opts, strict=True):
         with checks.naming(file):
             checks.check_network(opt)
-    scales = sorted({opt.get('scale', 1) for opt in opts} - {1})
+            if not 1 <= int(opt.get('scale', 1)) <= MAX_SCALE:
+                raise UserError(f'scale is {opt["scale"]}; 1280x720 is divided by at most {MAX_SCALE}')
+    scales = sorted({int(opt.get('scale', 1)) for opt in opts} - {1})
     if args.plot:
         _check_plot(Path(args.plot), scales)
 
     rows, devices = [], set()
     for file, opt in zip(args.opt, tqdm(opts, 'Measure', unit='network', leave=False, disable=None), strict=True):
-        network, scale = opt['network_g'], opt.get('scale', 1)
-        cost = complexity(build_network(dict(network)), network.get('in_chans', 3), scale)
+        network, scale = opt['network_g'], int(opt.get('scale', 1))
+        with checks.naming(file):
+            cost = complexity(build_network(dict(network)), network.get('in_chans', 3), scale)
         measured = None if args.counts else measure(network, scale, args.repeats)
         devices |= {measured.device} if measured else set()
         rows.append(cells(str(opt.get('name', file)), scale, cost, measured))
@@ -44,8 +50,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_plot(file: Path, scales: list[int]) -> None:
     """Before networks are measured, which takes long."""
-    if not scales:
-        raise UserError('--plot is for super-resolution: the paper gives Mult-Adds of other methods there only')
+    if not scales or not {2, 3, 4}.issuperset(scales):
+        raise UserError("--plot is for super-resolution x2, x3 and x4, where the paper gives other methods' Mult-Adds")
+    if importlib.util.find_spec('matplotlib') is None:
+        raise UserError('--plot needs matplotlib: pip install matplotlib')
     if file.suffix.lower() not in ('.png', '.pdf', '.svg') or not file.parent.is_dir():
         raise UserError(f'--plot {file}: give a .png, .pdf or .svg file in a folder that exists')
 

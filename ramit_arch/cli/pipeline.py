@@ -23,6 +23,8 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
     """
     opt = options.load(file)
     options.override(opt, args.force_yml)
+    if opt.get('model_type') == 'RAMiTModel':  # BasicSR's own models need some keys to be there, if only as null
+        opt = options.without_nulls(opt)
     if getattr(args, 'only', None):
         options.keep_datasets(opt, args.only)
     return opt
@@ -36,6 +38,8 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
     """
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise UserError('--launcher pytorch: start the processes by torchrun --nproc_per_node=N $(which basicsr) ...')
+    if args.launcher == 'none' and int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        raise UserError('started as several processes, which would train apart; add --launcher pytorch')
     opt = resolve(args, args.opt)
     preflight(opt, args, training)
     with tempfile.TemporaryDirectory() as folder:

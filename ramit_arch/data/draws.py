@@ -112,9 +112,12 @@ class DrawSampler(Sampler[list[Draw]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        if self.epoch is None:
-            return  # BasicSR's prefetchers begin once before the loop sets the epoch: nothing shall be read for that
-        last = self.progression.last_iteration((self.epoch + 1) * self.size)
+        # BasicSR's prefetchers begin once before the loop sets the epoch: nothing shall be drawn for that, also where a
+        # thread asks for it later only.
+        return iter(()) if self.epoch is None else self._batches(self.epoch)
+
+    def _batches(self, epoch: int) -> Iterator[list[Draw]]:
+        last = self.progression.last_iteration((epoch + 1) * self.size)
         while self.done < last:
             self.done += 1
             yield self.batch(self.done)

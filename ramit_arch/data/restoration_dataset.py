@@ -24,6 +24,7 @@ _LOADER_KEYS = frozenset(  # read by the loop and its loaders; use_shuffle stand
     'name type phase scale num_worker_per_gpu batch_size_per_gpu dataset_enlarge_ratio prefetch_mode '
     'num_prefetch_queue pin_memory persistent_workers use_shuffle'.split()
 )
+_TRAINING_KEYS = frozenset('lq_patch_size gt_size use_hflip use_rot dataset_enlarge_ratio prefetch_mode'.split())
 
 Entry = TypeVar('Entry')
 
@@ -65,6 +66,8 @@ class RestorationDataset(Dataset, Generic[Entry]):
         self.color = opt.get('color', 'rgb')
         if self.color not in ('rgb', 'gray'):
             raise UserError(f'{self.where}: color is {self.color!r}; it must be rgb or gray')
+        for key in _TRAINING_KEYS & opt.keys() if not self.training else ():
+            raise UserError(f'{self.where}: {key} is for training; remove it here')
         self.patch = self._patch_size() if self.training else None
         self.flip, self.rotate = opt.get('use_hflip', True), opt.get('use_rot', True)
 
@@ -117,7 +120,10 @@ class RestorationDataset(Dataset, Generic[Entry]):
             raise UserError(f'{self.where}: {key} is missing; give a folder or an LMDB (several: see roots)')
         io_backend = self.opt.get('io_backend') or {}
         check_keys(io_backend, ('type',), f'{self.where}: io_backend')
-        return open_store(str(Path(root[key]).expanduser()), io_backend.get('type', 'disk'), meta_info)
+        backend = io_backend.get('type', 'disk')
+        if backend != 'disk' and root.get('meta_info_file') is not None:
+            raise UserError(f'{self.where}: meta_info_file is for io_backend disk; an LMDB has its own meta_info.txt')
+        return open_store(str(Path(root[key]).expanduser()), backend, meta_info)
 
     def _patch_size(self) -> int:
         patch, gt_size = self.opt.get('lq_patch_size'), self.opt.get('gt_size')

@@ -63,6 +63,9 @@ def complexity(network: nn.Module, in_chans: int, upscale: int) -> Complexity:
         network: maps (1, in_chans, h, w) to (1, in_chans, h * upscale, w * upscale); it is not changed.
         in_chans: channels of its input.
         upscale: its factor; the input is 1280x720 divided by it, rounded down.
+
+    Raises:
+        UserError: the output is not `upscale` times the input.
     """
     network = copy.deepcopy(network).to('meta').eval()
     activations = 0
@@ -76,7 +79,10 @@ def complexity(network: nn.Module, in_chans: int, upscale: int) -> Complexity:
             module.register_forward_hook(add)
     image = torch.empty(1, in_chans, *input_size(upscale), device='meta')
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mul: _products}) as counter, torch.no_grad():
-        network(image)
+        output = network(image)
+    height, width = output.shape[-2:]
+    if (height, width) != tuple(side * upscale for side in image.shape[-2:]):
+        raise UserError(f'the network makes {width}x{height} of {image.shape[-1]}x{image.shape[-2]}, not x{upscale}')
     return Complexity(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2, activations)
 
 

@@ -66,15 +66,15 @@ def validation_metrics(opt: dict[str, Any]) -> dict[str, dict[str, Any]]:
     own, name = val.get('metrics') or {}, val.get('protocol')
     if name is None:
         return own
-    if name not in PROTOCOLS:
+    if not isinstance(name, str) or name not in PROTOCOLS:
         raise UserError(f'val.protocol: {name!r} is none of {", ".join(PROTOCOLS)}{suggestion(str(name), PROTOCOLS)}')
     standard = PROTOCOLS[name].metrics(opt.get('scale', 1))
-    for key, metric in standard.items():
-        for setting in metric.keys() & own.get(key, metric).keys():
-            if own.get(key, metric)[setting] != metric[setting]:
+    for key in standard.keys() & own.keys():
+        for setting, value in own[key].items():
+            if value != standard[key].get(setting):
                 raise UserError(
-                    f'val.metrics.{key}.{setting} is {own[key][setting]!r}, but protocol {name} has '
-                    f'{metric[setting]!r}; remove the metric or the protocol'
+                    f'val.metrics.{key}.{setting} is {value!r}, but protocol {name} has '
+                    f'{standard[key].get(setting)!r}; remove the metric or the protocol'
                 )
     return {**standard, **{key: metric for key, metric in own.items() if key not in standard}}
 
@@ -96,6 +96,9 @@ def check_protocol(opt: dict[str, Any]) -> None:
         color, needed = section.get('color', 'rgb'), 'gray' if protocol.channel == 'gray' else 'rgb'
         if color != needed:
             raise UserError(f'datasets.{phase}.color is {color}; val.protocol {name} scores {needed} images')
+        _, suffix, level = str(section['name']).partition('_sigma')
+        if suffix and level.isdecimal() and section.get('sigma') not in (None, int(level)):
+            raise UserError(f'datasets.{phase}: it is called {section["name"]}, but its sigma is {section["sigma"]}')
         if (section['type'] == 'GaussianDenoisingDataset') != bool(protocol.sigmas):
             raise UserError(f'datasets.{phase}.type is {section["type"]}; val.protocol {name} is {protocol.task}')
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+ROW_KEYS = ('image', 'lq', 'gt', 'restored')  # what a row has beside its metrics
+
 
 def write_scores(stem: Path, protocol: dict[str, Any], rows: list[dict[str, Any]], metrics: list[str]) -> None:
     """Write `<stem>.csv` and `<stem>.json`, both or their former contents at any moment.

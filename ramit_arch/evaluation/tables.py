@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib.resources import files
@@ -123,17 +124,34 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
         content = _read(file)
         if content.get('protocol') is None:
             continue  # scored by metrics of its own: not comparable with anything
-        sigma = (content.get('noise') or {}).get('sigma')
-        key = (content['name'], content['protocol'], content['scale'], sigma)
-        result = grouped.setdefault(key, Result(*key, {}, {}, content['network_g']))
-        name = content['dataset'].removesuffix(f'_sigma{sigma:g}' if sigma is not None else '')
-        if name in result.scores:
-            raise UserError(f'{file}: {name} of {content["name"]} was read from another file already; name one of them')
-        found, expected = len(content['images']), PROTOCOLS[content['protocol']].sets.get(name)
-        partial = f'{found} of {expected} images' if expected not in (None, found) else None
-        result.scores[name] = Score(content['mean']['psnr'], content['mean']['ssim'], partial)
-        result.images[name] = {row['image']: Score(row['psnr'], row['ssim']) for row in content['images']}
+        try:
+            _add(content, grouped)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # written by hand or by another version
+            raise UserError(f'{file}: not a score file of this version ({type(error).__name__}: {error})') from error
+        except UserError as error:
+            raise UserError(f'{file}: {error}') from error
     return list(grouped.values())
+
+
+def _add(content: dict[str, Any], grouped: dict[tuple, Result]) -> None:
+    experiment, protocol = str(content['name']), PROTOCOLS[content['protocol']]
+    standard = protocol.metrics(content['scale'])
+    if any(content['metrics'][metric] != settings for metric, settings in standard.items()):
+        raise UserError(f'its metrics are not those of protocol {content["protocol"]}')
+    sigma = (content['noise'] or {}).get('sigma')
+    key = (experiment, content['protocol'], content['scale'], sigma)
+    result = grouped.setdefault(key, Result(*key, {}, {}, dict(content['network_g'])))
+    name = content['dataset'].removesuffix(f'_sigma{sigma:g}' if sigma is not None else '')
+    if name in result.scores:
+        raise UserError(f'{name} of {experiment} was read from another file already; name one of them')
+    images = {row['image']: Score(float(row['psnr']), float(row['ssim'])) for row in content['images']}
+    psnr, ssim = (fmean(float(row[metric]) for row in content['images']) for metric in standard)
+    if not math.isfinite(psnr) or not math.isfinite(ssim):
+        raise UserError(f'the scores of {name} are not finite')
+    expected = protocol.sets.get(name, len(images))
+    partial = None if expected == len(images) else f'{len(images)} of {expected} images'
+    result.scores[name] = Score(psnr, ssim, partial)
+    result.images[name] = images
 
 
 def _score_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -141,8 +159,10 @@ def _score_files(paths: Iterable[Path]) -> Iterator[Path]:
         if path.is_file():
             yield path
         elif path.is_dir():
-            # a training's validations lie in experiments/; of a folder only tests count
-            yield from (file for file in sorted(path.rglob('scores/*.json')) if _read(file)['iteration'] is None)
+            for file in sorted(path.rglob('scores/*.json')):
+                archived = any('_archived_' in part for part in file.relative_to(path).parts)  # by BasicSR
+                if not archived and _read(file)['iteration'] is None:  # a training's validations are no test
+                    yield file
         else:
             raise UserError(f'{path}: no such file or folder; `basicsr test` writes results/NAME/scores')
 
@@ -163,8 +183,8 @@ def _read(file: Path) -> dict[str, Any]:
 def beside(table: Table, results: list[Result]) -> Table | None:
     """The table with a row for every result on its sets, and its difference to the paper's row of that network.
 
-    The row is the one that names the result's experiment, else RAMiT's; without either, or without a common set, the
-    result has no place here. None if no result has one.
+    The row is the one that names the result's experiment, else RAMiT's where the table compares methods and not
+    variants of RAMiT; without either, or without a common set, the result has no place here. None if no result has one.
     """
     added: list[Row] = []
     for result in results:
@@ -199,7 +219,8 @@ def _columns(table: Table, result: Result) -> dict[str, Score]:
 
 def _reference(table: Table, experiment: str) -> Row | None:
     named = [row for row in table.rows if row.experiment == experiment]
-    default = [row for row in table.rows if row.method == 'RAMiT']
+    variants = sum(row.experiment is not None for row in table.rows)
+    default = [row for row in table.rows if row.method == 'RAMiT' and variants == 1]
     return next(iter(named or default), None)
 
 

@@ -67,6 +67,20 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def without_nulls(opt: dict[str, Any]) -> dict[str, Any]:
+    """Leave out keys without a value, so that they mean what a missing key means.
+
+    Sections of other projects' networks, data sets, losses and metrics stay: there a null may be an argument.
+    """
+    if opt.get('type') not in (None, 'RAMiT', 'PairedRestorationDataset', 'GaussianDenoisingDataset'):
+        return opt
+    return {
+        key: without_nulls(value) if isinstance(value, dict) else value
+        for key, value in opt.items()
+        if value is not None
+    }
+
+
 def dump(opt: dict[str, Any]) -> str:
     """The options as YAML, in their order."""
     return yaml.safe_dump(opt, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
@@ -110,8 +124,10 @@ def override(opt: dict[str, Any], assignments: list[str]) -> None:
                 known = section if isinstance(section, dict) else ()
                 raise UserError(f'--force_yml {assignment}: no key {parent} in the file{suggestion(parent, known)}')
             section = section[parent]
-        if not equals or not isinstance(section, dict):
+        if not equals or not last or not isinstance(section, dict):
             raise UserError(f'--force_yml {assignment}: expected key:key=value')
+        if re.search(r'\s[\w:]+=', text):
+            raise UserError(f'--force_yml {assignment}: two assignments in one argument; quote each by itself')
         section[last] = _value(assignment, text)
 
 

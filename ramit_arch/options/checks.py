@@ -18,6 +18,7 @@ from basicsr.utils import registry
 
 from ramit_arch.archs.ramit_arch import RAMiT
 from ramit_arch.errors import UserError, check_keys, suggestion
+from ramit_arch.evaluation.scores import ROW_KEYS
 from ramit_arch.options import FLOAT_AS_TEXT
 
 # With RAMiTModel every key has a reader; what another model reads is not ours to know.
@@ -222,6 +223,9 @@ def _check_datasets(opt: dict[str, Any], training: bool) -> None:
             raise UserError(f'{where}: the name must begin with {" or ".join(allowed)}')
         if not dataset or dataset.get('type') is None or dataset.get('name') is None:
             raise UserError(f'{where}: the keys name and type are needed')
+        for key in ('scale', 'phase'):
+            if key in dataset:
+                raise UserError(f'{where}.{key}: BasicSR sets it; write scale at the top of the file')
         if kind != 'train' and dataset['name'] in names:
             raise UserError(f'{where}: a second set is called {dataset["name"]}; its results would overwrite the first')
         names += [dataset['name']] if kind != 'train' else []
@@ -250,6 +254,8 @@ def _check_calls(opt: dict[str, Any]) -> None:
     """Sections that become arguments: BasicSR's metrics swallow unknown keys, and its losses fail late."""
     for name, section in ((opt.get('val') or {}).get('metrics') or {}).items():
         where = f'val.metrics.{name}'
+        if not isinstance(name, str) or name in ('', *ROW_KEYS):
+            raise UserError(f'{where}: score files have a column of that name already; call the metric otherwise')
         _check_value(where, section, _SECTION)
         _check_registered(f'{where}.type', (section or {}).get('type'), 'metric')
         metric = registry.METRIC_REGISTRY.get(section['type'])
