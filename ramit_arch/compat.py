@@ -145,11 +145,21 @@ def repair_training_loader() -> None:
 
 
 def repair_launch_without_cuda() -> None:
-    """BasicSR's launcher asks for CUDA devices; processes that train on the CPU talk through gloo."""
+    """BasicSR's launcher and models ask for CUDA devices; processes that train on the CPU talk through gloo."""
     import basicsr.utils.options
+    from basicsr.models.base_model import BaseModel
 
     if not torch.cuda.is_available():
         basicsr.utils.options.init_dist = init_dist_on_cpu
+        BaseModel.model_to_device = model_to_device_on_cpu
+
+
+def model_to_device_on_cpu(model: Any, net: torch.nn.Module) -> torch.nn.Module:
+    """`BaseModel.model_to_device` where there is no device to move to."""
+    if not model.opt['dist']:
+        return net
+    unused = model.opt.get('find_unused_parameters', False)
+    return torch.nn.parallel.DistributedDataParallel(net, find_unused_parameters=unused)
 
 
 def init_dist_on_cpu(launcher: str, **_: Any) -> None:

@@ -11,6 +11,7 @@ from helpers import TINY_NETWORK, run_basicsr, run_torchrun, tiny_options, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ramit_arch import options as option_files
 from ramit_arch.data import pixels
 from ramit_arch.data.loaders import create_train_val_dataloader
 from ramit_arch.data.progression import Progression, Stage, read_progression
@@ -89,7 +90,6 @@ def files(tmp_path: Path) -> Path:
 def test_nothing_is_read_decoded_or_cropped_beyond_what_the_stage_needs(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ramit_arch import options as option_files
     from ramit_arch.data import paired_restoration_dataset as module
 
     counts = {'read': 0, 'decoded': 0, 'cropped': []}
@@ -147,6 +147,20 @@ def test_progressive_learning_needs_our_model_and_data_set(files: Path) -> None:
     stock = ['datasets:train:type=PairedImageDataset', f'network_g:type={TINY_NETWORK["type"]}']
     result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *stock, cwd=files)
     assert 'PairedImageDataset has one patch size' in result.stderr
+
+
+def test_stock_model_trains_in_two_processes_on_the_cpu(files: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip('this machine has CUDA')
+    opt = option_files.load(files / 'train.yml')
+    opt.update(model_type='SRModel', name='stock')
+    opt['datasets']['train'].update(lq_patch_size=8, batch_size_per_gpu=1)
+    del opt['val'], opt['datasets']['val'], opt['train']['progressive'], opt['train']['lr_batch_size']
+    write_options(files / 'stock.yml', opt)
+    result = run_torchrun(2, 'train', '-opt', 'stock.yml', '--launcher', 'pytorch', cwd=files)
+    assert result.returncode == 0, result.stderr
+    assert 'batches of 2 (1 on each of 2)' in result.stderr
+    assert (files / 'experiments' / 'stock' / 'models' / 'net_g_latest.pth').is_file()
 
 
 def test_two_processes_give_the_weights_of_one(files: Path) -> None:

@@ -120,8 +120,7 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
         UserError: a path does not exist or is no score file, or two tests of one name scored the same set.
     """
     grouped: dict[tuple, Result] = {}
-    for file in _score_files(paths):
-        content = _read(file)
+    for file, content in _score_files(paths):
         if content.get('protocol') is None:
             continue  # scored by metrics of its own: not comparable with anything
         try:
@@ -154,15 +153,16 @@ def _add(content: dict[str, Any], grouped: dict[tuple, Result]) -> None:
     result.images[name] = images
 
 
-def _score_files(paths: Iterable[Path]) -> Iterator[Path]:
+def _score_files(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in paths:
         if path.is_file():
-            yield path
+            yield path, _read(path)
         elif path.is_dir():
             for file in sorted(path.rglob('scores/*.json')):
                 archived = any('_archived_' in part for part in file.relative_to(path).parts)  # by BasicSR
-                if not archived and _read(file)['iteration'] is None:  # a training's validations are no test
-                    yield file
+                content = None if archived else _read(file)
+                if content and content['iteration'] is None:  # a training's validations are no test
+                    yield file, content
         else:
             raise UserError(f'{path}: no such file or folder; `basicsr test` writes results/NAME/scores')
 

@@ -106,12 +106,6 @@ class RAMiTModel(SRModel):
         if hasattr(self, 'net_g_ema') and self._fresh_warm_start():
             self.model_ema(0)  # its own random reconstruction module gives way to that of net_g
 
-    def model_to_device(self, net: nn.Module) -> nn.Module:
-        if self.opt['dist'] and self.device.type == 'cpu':  # BasicSR would ask for the CUDA device
-            unused = self.opt.get('find_unused_parameters', False)
-            return DistributedDataParallel(net, find_unused_parameters=unused)
-        return super().model_to_device(net)
-
     def print_network(self, net: nn.Module) -> None:
         """Log one line; BasicSR would log every layer."""
         net = self.get_bare_model(net)
