@@ -1,4 +1,4 @@
-"""The `basicsr` command: train, test and compare from BasicSR option files.
+"""The `basicsr` command: prepare data, train, test and compare from BasicSR option files.
 
 Parsing needs only the standard library, so that help and version answer at once; a verb's module, and with it torch,
 is imported when the verb runs.
@@ -29,9 +29,25 @@ EXAMPLES = {
     'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
     'options': 'basicsr options -opt options/ablations/train_RAMiT_CDN_pure_CHSA.yml',
+    'prepare': 'basicsr prepare\n'
+    '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'
+    '  basicsr prepare Set5 Set14 BSD100 --from ~/downloads/benchmark --to datasets --dry_run\n'
+    '  basicsr prepare own --from photographs --to datasets/mine --scale 2 --format lmdb raw',
+    'verify': 'basicsr verify datasets\n'
+    '  basicsr verify datasets --only DIV2K Set5\n'
+    '  basicsr verify --gt datasets/mine/HR.lmdb --lq datasets/mine/LRx2.lmdb --scale 2',
+    'statistics': 'basicsr statistics datasets/DIV2K/LRx2.lmdb\n'
+    '  basicsr statistics datasets/DIV2K/HR.lmdb datasets/Flickr2K/HR.lmdb --color gray',
     'complexity': 'basicsr complexity -opt options/test_RAMiT_SRx2.yml options/test_RAMiT_SRx4.yml\n'
     '  basicsr complexity -opt options/test_RAMiT*_SRx[34].yml --counts --plot tradeoff.png',
 }
+
+
+DATA_VERBS = {
+    'prepare': 'prepare',
+    'verify': 'verify',
+    'statistics': 'image_statistics',
+}  # and their files in data_prep
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
     options = _add_verb(verbs, 'options', 'print an option file in full: its bases merged, --force_yml applied')
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
+    _add_data_verbs(verbs)
     for verb in (train, test, compare, options):
         verb.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
     for verb in (train, test):
@@ -88,6 +105,51 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
+    prepare = _add_verb(
+        verbs, 'prepare', 'make LMDBs and test folders of an unpacked archive; alone: list the data sets'
+    )
+    verify = _add_verb(verbs, 'verify', 'check prepared data: counts, pairs, files, duplicates, leaks, checksums')
+    statistics = _add_verb(verbs, 'statistics', 'mean and standard deviation of the channels, as option-file lines')
+
+    prepare.add_argument('names', nargs='*', metavar='NAME', help='data sets, or own for images of yours')
+    prepare.add_argument('--from', dest='source', metavar='DIR', help='the unpacked archive, or a folder it lies in')
+    prepare.add_argument(
+        '--to', dest='target', metavar='DIR', help='where the stores go; datasets for the option files'
+    )
+    prepare.add_argument('--lq', metavar='DIR', help='own: the low-quality partners')
+    prepare.add_argument(
+        '--scale', nargs='+', type=int, choices=[2, 3, 4], metavar='N', help='make the LR images of these scales alone'
+    )
+    prepare.add_argument(
+        '--format',
+        nargs='+',
+        choices=['lmdb', 'raw', 'png'],
+        help='what to make: LMDB (training sets by default), raw store without encoding, folder (test sets by default)',
+    )
+    prepare.add_argument(
+        '--subimages',
+        nargs=3,
+        type=int,
+        metavar=('SIZE', 'STEP', 'THRESHOLD'),
+        help="cut all images alike, in HQ pixels; BasicSR's crop_size, step and thresh_size",
+    )
+    prepare.add_argument('--convert', action='store_true', help='accept 16 bits, palettes, alpha and CMYK as 8-bit RGB')
+    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than the paper had')
+    prepare.add_argument('--dry_run', action='store_true', help='check everything, tell the size, write nothing')
+    verify.add_argument('root', nargs='?', metavar='DIR', help='where `prepare` wrote the data sets')
+    verify.add_argument('--only', nargs='+', metavar='NAME', help='these data sets alone; they must be there')
+    verify.add_argument('--gt', metavar='PATH', help='instead of DIR: clean images, a folder, LMDB or raw store')
+    verify.add_argument('--lq', metavar='PATH', help='with --gt: their low-quality partners')
+    verify.add_argument('--scale', type=_positive, default=1, metavar='N', help='with --lq: GT size / LQ size')
+    verify.add_argument('--any_count', action='store_true', help='accept sub-images and parts of a data set')
+    verify.add_argument('--renew', action='store_true', help='write the checksums anew instead of comparing')
+    statistics.add_argument('roots', nargs='+', metavar='PATH', help='folders, LMDBs or raw stores, taken as one set')
+    statistics.add_argument('--color', choices=['rgb', 'gray'], default='rgb', help='default: rgb')
+    for verb in (prepare, verify, statistics):
+        verb.add_argument('--workers', type=_positive, metavar='N', help='images at once (default: all cores)')
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text} is not an integer from 1 up')
@@ -115,9 +177,9 @@ def _versions() -> str:
     return ', '.join(found)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one verb; 0 only on success, 130 after Ctrl-C, 1 after an error, 2 after a wrong command line."""
-    args = build_parser().parse_args()
+    args = build_parser().parse_args(argv)
     try:
         run(args)
     except KeyboardInterrupt:
@@ -135,7 +197,8 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Run one verb; its errors are raised."""
-    importlib.import_module(f'ramit_arch.cli.{args.verb}').run(args)
+    module = f'data_prep.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'ramit_arch.cli.{args.verb}'
+    importlib.import_module(module).run(args)
 
 
 def _describe(error: Exception) -> str:

@@ -13,8 +13,8 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     python_requires='>=3.10,<3.13',  # BasicSR 1.4.2 does not build on 3.13
-    packages=find_packages(include=['ramit_arch', 'ramit_arch.*']),
-    package_data={'ramit_arch.evaluation': ['paper.yml']},
+    packages=find_packages(include=['ramit_arch', 'ramit_arch.*', 'data_prep']),
+    package_data={'ramit_arch.evaluation': ['paper.yml'], 'data_prep': ['datasets.yml']},
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
     py_modules=['basicsr_command'],
     entry_points={'console_scripts': ['basicsr = basicsr_command:main']},
@@ -30,6 +30,7 @@ setup(
         'pillow>=10.1',
         'safetensors>=0.4',
         'tqdm>=4.60',
+        'filelock>=3.12',
     ],
     extras_require={
         'demo': ['scikit-image>=0.20'],

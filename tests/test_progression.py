@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ramit_arch import options as option_files
-from ramit_arch.data import pixels
+from ramit_arch.data import pixels, stores
 from ramit_arch.data.loaders import create_train_val_dataloader
 from ramit_arch.data.progression import Progression, Stage, read_progression
 from ramit_arch.data.stores import FolderStore
@@ -106,7 +106,7 @@ def test_nothing_is_read_decoded_or_cropped_beyond_what_the_stage_needs(
         return pixels.crop_pair(lq, gt, patch, *others)
 
     monkeypatch.setattr(FolderStore, 'read', counted('read', FolderStore.read))
-    monkeypatch.setattr(module, 'decode', counted('decoded', pixels.decode))
+    monkeypatch.setattr(stores, 'decode', counted('decoded', pixels.decode))
     monkeypatch.setattr(module, 'crop_pair', crop)
     opt = option_files.load(files / 'train.yml')
     opt |= {'dist': False, 'world_size': 1}

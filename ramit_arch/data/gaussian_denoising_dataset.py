@@ -11,7 +11,7 @@ import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 
-from ramit_arch.data.pixels import crop, decode, to_tensor
+from ramit_arch.data.pixels import crop, in_color, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.data.stores import Store
 from ramit_arch.errors import UserError
@@ -42,16 +42,16 @@ def evaluation_noise(shape: Sequence[int], sigma: float) -> Tensor:
 
 @DATASET_REGISTRY.register()
 class GaussianDenoisingDataset(RestorationDataset[Clean]):
-    """Clean images from folders or LMDBs; `lq` is the image plus white Gaussian noise, not clipped.
+    """Clean images from folders, LMDBs or raw stores; `lq` is the image plus white Gaussian noise, not clipped.
 
     Option keys beside those of `RestorationDataset`:
-        dataroot_gt: a folder or LMDB of clean images.
+        dataroot_gt: a folder, LMDB or raw store of clean images.
         sigma: standard deviation of the noise for values in [0, 255]; or [low, high], from which every training image
             draws its own, uniformly (blind denoising). Validation and test take one number, and noise that depends on
             the image's size alone.
 
     An item is a dictionary: `lq` and `gt` (C, h, w), float32, RGB or gray; `gt` is in [0, 1] and `lq` may leave it.
-    `lq_path` and `gt_path` are both the clean file's path, of an LMDB root/name.png. Training noise is drawn on the
+    `lq_path` and `gt_path` are both the clean file's path, of a store root/name.png. Training noise is drawn on the
     crop, after augmentation; it is new in every epoch and decided by `manual_seed`.
 
     Raises:
@@ -82,12 +82,15 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
         return None
 
     def item(self, entry: Clean, patch: int | None, rng: np.random.Generator | None) -> dict[str, Tensor | str]:
-        image = decode(entry.store.read(entry.name), self.color, f'{self.where}: {entry}')
+        image = entry.store.pixels(entry.name)
         if rng is not None:
             assert patch is not None
             if min(image.shape[:2]) < patch:  # a header or meta_info.txt that lies
                 raise UserError(f'{self.where}: {entry}: smaller than the patch of {patch}')
-            (image,) = self.augmented([crop(image, patch, rng)], rng)
+            image = crop(image, patch, rng)
+        image = in_color(image, self.color)
+        if rng is not None:
+            (image,) = self.augmented([image], rng)
         gt = to_tensor(image)
         return {'lq': gt + self._noise(gt, rng), 'gt': gt, 'lq_path': str(entry), 'gt_path': str(entry)}
 

@@ -10,7 +10,7 @@ import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 
-from ramit_arch.data.pixels import crop_pair, decode, to_tensor
+from ramit_arch.data.pixels import crop_pair, in_color, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.data.stores import Store
 from ramit_arch.errors import UserError
@@ -28,14 +28,14 @@ class Pair(NamedTuple):
 
 @DATASET_REGISTRY.register()
 class PairedRestorationDataset(RestorationDataset[Pair]):
-    """LQ/HQ pairs from folders or LMDBs: super-resolution, low-light enhancement, deraining.
+    """LQ/HQ pairs from folders, LMDBs or raw stores: super-resolution, low-light enhancement, deraining.
 
     Option keys beside those of `RestorationDataset`:
-        dataroot_lq, dataroot_gt: a folder or LMDB each.
+        dataroot_lq, dataroot_gt: a folder, LMDB or raw store each.
         filename_tmpl: LQ name from the GT name, without suffix; '{}x2' finds babyx2.png for baby.png. Default '{}'.
 
     An item is a dictionary: `lq` (C, h, w) and `gt` (C, h * scale, w * scale), float32 in [0, 1], RGB or gray;
-    `lq_path` and `gt_path` are file paths, of an LMDB root/name.png. Where GT exceeds LQ * scale by less than `scale`,
+    `lq_path` and `gt_path` are file paths, of a store root/name.png. Where GT exceeds LQ * scale by less than `scale`,
     as in benchmark images whose size `scale` does not divide, it is cropped at the right and bottom.
 
     Raises:
@@ -74,14 +74,15 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         if rng is not None:
             assert patch is not None
             lq, gt = crop_pair(lq, gt, patch, self.scale, rng)
+        lq, gt = in_color(lq, self.color), in_color(gt, self.color)
+        if rng is not None:
             lq, gt = self.augmented([lq, gt], rng)
         paths = {'lq_path': entry.lq_store.path(entry.lq_name), 'gt_path': entry.gt_store.path(entry.gt_name)}
         return {'lq': to_tensor(lq), 'gt': to_tensor(gt), **paths}
 
     def _load(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        """Decode both and crop GT to LQ * scale."""
-        lq = decode(pair.lq_store.read(pair.lq_name), self.color, f'{self.where}: LQ of {pair}')
-        gt = decode(pair.gt_store.read(pair.gt_name), self.color, f'{self.where}: GT of {pair}')
+        """The pixels of both, GT cropped to LQ * scale."""
+        lq, gt = pair.lq_store.pixels(pair.lq_name), pair.gt_store.pixels(pair.gt_name)
         problem = self._misfit(lq.shape[:2], gt.shape[:2])
         if problem:  # a header or meta_info.txt that lies
             raise UserError(f'{self.where}: {pair}: {problem}')

@@ -9,21 +9,20 @@ from torch import Tensor
 
 from ramit_arch.errors import UserError
 
-# Alpha is dropped, gray becomes three equal channels, 16 bits stay 16, and no EXIF rotation is applied, which could
-# turn one image of a pair and not the other.
-_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+# Gray stays one channel, alpha is dropped, a palette becomes colour, 16 bits stay 16, and no EXIF rotation is applied,
+# which could turn one image of a pair and not the other.
+_FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode(data: bytes, color: str, where: str) -> np.ndarray:
+def decode(data: bytes, where: str) -> np.ndarray:
     """Decode an image file.
 
     Args:
         data: the file's bytes.
-        color: rgb gives (H, W, 3) in BGR order, gray gives (H, W, 1) by OpenCV's weights.
         where: the file's name for the message.
 
     Returns:
-        uint8 or uint16.
+        (H, W, 3) in BGR order or (H, W, 1), uint8 or uint16.
 
     Raises:
         UserError: the bytes are not an image that OpenCV reads, or not one of 8 or 16 bits.
@@ -32,9 +31,16 @@ def decode(data: bytes, color: str, where: str) -> np.ndarray:
     image = cv2.imdecode(buffer, _FLAGS) if buffer.size else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         raise UserError(f'{where}: not an image that can be read (8- or 16-bit PNG, JPEG, BMP, TIFF, WebP)')
+    return image if image.ndim == 3 else image[..., None]
+
+
+def in_color(image: np.ndarray, color: str) -> np.ndarray:
+    """(H, W, 1 or 3) -> for rgb (H, W, 3) in BGR order, for gray (H, W, 1) by OpenCV's weights."""
+    if image.shape[2] == (1 if color == 'gray' else 3):
+        return image
     if color == 'gray':
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
-    return image
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
 
 
 def crop(image: np.ndarray, patch: int, rng: np.random.Generator) -> np.ndarray:

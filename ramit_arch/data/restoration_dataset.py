@@ -40,7 +40,7 @@ class RestorationDataset(Dataset, Generic[Entry]):
         meta_info_file: text file with the GT file names, one a line. Disk only.
         roots: instead of one root a list of them in one set, each with the data roots, `repeat` and the like; what a
             root leaves out is taken from the set.
-        io_backend: {type: disk} or {type: lmdb}. Default disk.
+        io_backend: {type: disk}, {type: lmdb} or {type: raw} (`basicsr prepare` writes all three). Default disk.
         color: rgb or gray (OpenCV's conversion). Default rgb.
         lq_patch_size: side of the random crop in LQ pixels; or BasicSR's gt_size, `scale` times as large. Training;
             `train.progressive` names a side for every stage instead.
@@ -52,7 +52,7 @@ class RestorationDataset(Dataset, Generic[Entry]):
             for a file that does not decode.
     """
 
-    data_roots: ClassVar[tuple[str, ...]]  # the keys of a root that name folders or LMDBs
+    data_roots: ClassVar[tuple[str, ...]]  # the keys of a root that name folders or stores
     root_keys: ClassVar[frozenset[str]]  # further keys of a root
     own_keys: ClassVar[frozenset[str]] = frozenset()  # further keys of the set
 
@@ -115,14 +115,14 @@ class RestorationDataset(Dataset, Generic[Entry]):
     # ------------------------------------------------------------------------------ reading and checking the options
 
     def open(self, root: dict[str, Any], key: str, meta_info: str | None = None) -> Store:
-        """Open the folder or LMDB that a root names under `key`."""
+        """Open the folder or store that a root names under `key`."""
         if not isinstance(root.get(key), str):
-            raise UserError(f'{self.where}: {key} is missing; give a folder or an LMDB (several: see roots)')
+            raise UserError(f'{self.where}: {key} is missing; give a folder or a store (several: see roots)')
         io_backend = self.opt.get('io_backend') or {}
         check_keys(io_backend, ('type',), f'{self.where}: io_backend')
         backend = io_backend.get('type', 'disk')
         if backend != 'disk' and root.get('meta_info_file') is not None:
-            raise UserError(f'{self.where}: meta_info_file is for io_backend disk; an LMDB has its own meta_info.txt')
+            raise UserError(f'{self.where}: meta_info_file is for io_backend disk; a store has its own meta_info.txt')
         return open_store(str(Path(root[key]).expanduser()), backend, meta_info)
 
     def _patch_size(self) -> int:

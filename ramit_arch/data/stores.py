@@ -1,21 +1,28 @@
-"""Where images lie: a folder, or an LMDB in BasicSR's layout. Both list names, tell sizes cheaply and give bytes."""
+"""Where images lie: a folder, an LMDB in BasicSR's layout, or a raw store, whose pixels need no decoding.
+
+All list names, tell sizes without reading pixels, and give pixels. `data_prep/` writes them.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import lmdb
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ramit_arch.data.pixels import decode
 from ramit_arch.errors import UserError, suggestion
 
 SUFFIXES = frozenset(('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'))
 # BasicSR's meta_info.txt: `name.png (h,w,c)`, in an LMDB followed by the compression level. Names may have spaces.
 META_LINE = re.compile(r'^(?P<name>.+?)(\s+\((?P<h>\d+),\s*(?P<w>\d+)(,\s*\d+)?\).*)?$')
+RAW_LINE = re.compile(r'^(?P<name>.+) \((?P<h>\d+),(?P<w>\d+),(?P<c>[13])\) (?P<dtype>uint8|uint16) (?P<offset>\d+)$')
 
 
 class Store(Protocol):
@@ -32,8 +39,9 @@ class Store(Protocol):
     def size(self, name: str) -> tuple[int, int]:
         """(height, width) without decoding; raises UserError where the image cannot be read."""
 
-    def read(self, name: str) -> bytes:
-        """The encoded image; raises UserError where it cannot be read."""
+    def pixels(self, name: str) -> np.ndarray:
+        """(H, W, 3) in BGR order or (H, W, 1), uint8 or uint16, perhaps read-only; raises UserError where the image
+        cannot be read."""
 
 
 def open_store(root: str, backend: str, meta_info_file: str | None = None) -> Store:
@@ -46,7 +54,17 @@ def open_store(root: str, backend: str, meta_info_file: str | None = None) -> St
         return FolderStore(root, meta_info_file)
     if backend == 'lmdb':
         return LmdbStore(root)
-    raise UserError(f'io_backend.type is {backend!r}{suggestion(backend, ["disk", "lmdb"])}; it must be disk or lmdb')
+    if backend == 'raw':
+        return RawStore(root)
+    near = suggestion(backend, ['disk', 'lmdb', 'raw'])
+    raise UserError(f'io_backend.type is {backend!r}{near}; it must be disk, lmdb or raw')
+
+
+def backend_of(root: str | Path) -> str:
+    """The backend that reads a data root, told by what lies there."""
+    if Path(root, RawStore.PIXELS).is_file():
+        return 'raw'
+    return 'lmdb' if Path(root, 'data.mdb').is_file() else 'disk'
 
 
 def parse_meta_info(file: str | Path) -> dict[str, tuple[int, int] | None]:
@@ -67,13 +85,27 @@ def parse_meta_info(file: str | Path) -> dict[str, tuple[int, int] | None]:
     return sizes
 
 
-class FolderStore:
+class EncodedStore(ABC):
+    """A store of image files, as bytes."""
+
+    @abstractmethod
+    def path(self, name: str) -> str: ...
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The encoded image; raises UserError where it cannot be read."""
+
+    def pixels(self, name: str) -> np.ndarray:
+        return decode(self.read(name), self.path(name))
+
+
+class FolderStore(EncodedStore):
     """Image files of one folder, or those a meta-info file lists (which may lie in subfolders)."""
 
     def __init__(self, root: str, meta_info_file: str | None = None) -> None:
         self.root = root
         if not Path(root).is_dir():
-            hint = '; for an LMDB set io_backend.type to lmdb' if Path(root).is_file() else ''
+            hint = ' (it is a file)' if Path(root).is_file() else ''
             raise UserError(f'{root}: no such folder{hint}')
         if meta_info_file is not None:
             files = list(parse_meta_info(meta_info_file))
@@ -110,13 +142,13 @@ class FolderStore:
             raise UserError(f'{self.path(name)}: cannot be read ({error.strerror})') from error
 
 
-class LmdbStore:
+class LmdbStore(EncodedStore):
     """BasicSR's LMDB: encoded images under their names, and meta_info.txt with their shapes."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         if not Path(root, 'data.mdb').is_file():
-            raise UserError(f'{root}: no LMDB here (data.mdb is missing); for a folder set io_backend.type to disk')
+            raise UserError(f'{root}: no LMDB here (data.mdb is missing){_hint(root)}')
         sizes = parse_meta_info(Path(root, 'meta_info.txt'))
         self._files = {str(Path(file).with_suffix('')): file for file in sizes}
         self._sizes = {str(Path(file).with_suffix('')): size for file, size in sizes.items()}
@@ -144,4 +176,89 @@ class LmdbStore:
 @functools.lru_cache(maxsize=64)
 def _environment(root: str, pid: int) -> lmdb.Environment:
     # Once a process and path: LMDB refuses to open a path twice, and a handle must not cross a fork.
-    return lmdb.open(root, readonly=True, lock=False, readahead=False, meminit=False)
+    try:
+        environment = lmdb.open(root, readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise UserError(f'{root}: not an LMDB that can be read ({error}); build it anew') from error
+    # The file is mapped: a page that is missing would end the process.
+    if Path(root, 'data.mdb').stat().st_size < (environment.info()['last_pgno'] + 1) * environment.stat()['psize']:
+        raise UserError(f'{root}/data.mdb: shorter than its contents (a copy cut short?); copy or build it anew')
+    return environment
+
+
+class RawImage(NamedTuple):
+    """One image of a raw store, as its line of meta_info.txt tells."""
+
+    file: str
+    shape: tuple[int, int, int]
+    dtype: str
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        height, width, channels = self.shape
+        return f'{self.file} ({height},{width},{channels}) {self.dtype} {self.offset}'
+
+    @classmethod
+    def from_line(cls, line: str) -> RawImage | None:
+        match = RAW_LINE.match(line)
+        if match is None:
+            return None
+        shape = (int(match['h']), int(match['w']), int(match['c']))
+        return cls(match['name'], shape, match['dtype'], int(match['offset']))
+
+
+class RawStore:
+    """Pixels without encoding, so that a crop costs the pages it touches.
+
+    pixels.bin holds the images behind one another, each as (h, w, c) rows in BGR order or gray. meta_info.txt has a
+    line for each: `name.png (h,w,c) dtype offset`, dtype uint8 or uint16 (little-endian), offset in bytes.
+    """
+
+    PIXELS = 'pixels.bin'
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        pixels, meta = Path(root, self.PIXELS), Path(root, 'meta_info.txt')
+        if not pixels.is_file():
+            raise UserError(f'{root}: no raw store here ({self.PIXELS} is missing){_hint(root)}')
+        self._images: dict[str, RawImage] = {}
+        try:
+            lines = meta.read_text(encoding='utf-8').splitlines()
+        except OSError as error:
+            raise UserError(f'{meta}: cannot be read ({error.strerror}); build the store anew') from error
+        for number, line in enumerate(lines, 1):
+            image = RawImage.from_line(line)
+            if image is None:
+                raise UserError(f'{meta}, line {number}: not `name.png (h,w,c) dtype offset`; build the store anew')
+            self._images[str(Path(image.file).with_suffix(''))] = image
+        if pixels.stat().st_size < max((image.end for image in self._images.values()), default=0):
+            raise UserError(f'{pixels}: shorter than its contents (a copy cut short?); copy or build it anew')
+
+    def names(self) -> list[str]:
+        return sorted(self._images)
+
+    def path(self, name: str) -> str:
+        return str(Path(self.root, self._images[name].file))
+
+    def size(self, name: str) -> tuple[int, int]:
+        return self._images[name].shape[:2]
+
+    def pixels(self, name: str) -> np.ndarray:
+        image = self._images[name]
+        data = _mapped(str(Path(self.root, self.PIXELS).resolve()))[image.offset : image.end]
+        return data.view(image.dtype).reshape(image.shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _mapped(path: str) -> np.ndarray:
+    # Not kept in the store: a spawned worker would get all pixels with it.
+    return np.memmap(path, mode='r').view(np.ndarray)
+
+
+def _hint(root: str) -> str:
+    """What `io_backend.type` fits a root, if another does."""
+    return f'; for what is there set io_backend.type to {backend_of(root)}' if Path(root).is_dir() else ''

@@ -1,0 +1,351 @@
+"""What `prepare` will do: every image found and checked, every store named, and how much disk it takes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from data_prep.catalogue import DataSet, Part, Source, image_files, locate
+from data_prep.images import Header, read_header
+from data_prep.workers import in_threads
+from data_prep.writers import WRITERS
+from ramit_arch.errors import UserError
+from ramit_arch.evaluation.text import aligned
+
+PNG_SHARE = 0.65  # of a photograph's bytes that its PNG takes, about
+PAGE = 4096  # files and LMDB values begin on a new one
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Sub-images of `size` HQ pixels a side, every `step`, and one more at the far edge where more than `threshold`
+    pixels would be left; what BasicSR's extract_subimages calls crop_size, step and thresh_size."""
+
+    size: int
+    step: int
+    threshold: int
+
+    def starts(self, length: int) -> list[int]:
+        """Where the sub-images of a side of `length` pixels begin."""
+        starts = list(range(0, length - self.size + 1, self.step))
+        if starts and length - starts[-1] - self.size > self.threshold:
+            starts.append(length - self.size)
+        return starts
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside names and folders; None leaves the choice to the data set."""
+
+    scales: tuple[int, ...] | None = None
+    formats: tuple[str, ...] | None = None
+    cut: Cut | None = None
+    convert: bool = False
+    any_count: bool = False
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Image:
+    file: Path
+    header: Header
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A clean image and, where the archive has one, its low-quality partner."""
+
+    key: str
+    hq: Image
+    lq: Image | None
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store to be made. Its images come from clean files (hq), from their partners (lq), or are made of clean ones
+    (bicubic)."""
+
+    target: Path
+    format: str
+    kind: str
+    scale: int
+
+    def image(self, entry: Entry) -> Image:
+        """The file that an entry's image comes from."""
+        if self.kind != 'lq':
+            return entry.hq
+        assert entry.lq is not None
+        return entry.lq
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A part with all its entries and stores."""
+
+    part: Part
+    entries: list[Entry]
+    stores: list[Store]
+    cut: Cut | None
+
+    @property
+    def unit(self) -> int:
+        """Clean images are cut at multiples of this, so that every scale is cut at the same places."""
+        return math.lcm(*(store.scale for store in self.stores))
+
+    def places(self, entry: Entry) -> list[tuple[int, int]]:
+        """Where an entry's sub-images begin: (top, left) in HQ pixels."""
+        assert self.cut is not None
+        height, width = (side // self.unit * self.unit for side in (entry.hq.header.height, entry.hq.header.width))
+        return list(product(self.cut.starts(height), self.cut.starts(width)))
+
+    def names(self, store: Store, entry: Entry) -> list[str]:
+        """What an entry's images are called in a store."""
+        suffix = f'x{store.scale}' if store.scale > 1 and store.format == 'png' else ''
+        if self.cut is None:
+            return [entry.key + suffix]
+        return [f'{entry.key}_s{number:03}{suffix}' for number in range(1, len(self.places(entry)) + 1)]
+
+    def copies(self, store: Store, entry: Entry) -> bool:
+        """Whether a file's bytes are stored as they are."""
+        return store.kind != 'bicubic' and store.format != 'raw' and self.cut is None and store.image(entry).header.fits
+
+    def job(self, store: Store) -> str:
+        """All that decides a store's contents: files by name and size, and the options."""
+        files = hashlib.blake2b(digest_size=16)
+        for entry in self.entries:
+            image = store.image(entry)
+            files.update(f'{entry.key}/{image.file.name}/{image.bytes}\n'.encode())
+        cut = f', {self.cut}, multiples of {self.unit}' if self.cut else ''
+        return f'{len(self.entries)} images, files {files.hexdigest()}, {store.kind} x{store.scale}{cut}\n'
+
+    def bytes(self, store: Store) -> int:
+        """About how much a store takes."""
+        return sum(self._entry_bytes(store, entry) for entry in self.entries)
+
+    def _entry_bytes(self, store: Store, entry: Entry) -> int:
+        image = store.image(entry)
+        if self.copies(store, entry):
+            return (image.bytes // PAGE + 1) * PAGE
+        pieces = [image.header.values // (store.scale**2 if store.kind == 'bicubic' else 1)]
+        if self.cut is not None:
+            pieces = [(self.cut.size // store.scale) ** 2 * image.header.channels] * len(self.places(entry))
+        if store.format == 'raw':
+            return sum(pieces)
+        return sum((int(values * PNG_SHARE) // PAGE + 1) * PAGE for values in pieces)
+
+
+def plan(entry: DataSet, source: Path, target: Path, options: Options) -> list[Plan]:
+    """Find and check all images of a data set; nothing is written.
+
+    Args:
+        source: the root of the unpacked archive.
+        target: where the parts' folders will be.
+
+    Raises:
+        UserError: with all problems, one a line.
+    """
+    plans, problems = [], []
+    for part in entry.parts:
+        stores = _stores(part, target, options)
+        entries, found = _entries(part, locate(part, source), options)
+        plans.append(Plan(part, entries, stores, options.cut))
+        problems += found
+    if not problems:
+        problems = [problem for one in plans for problem in _misfits(one)]
+    return plans if not problems else _refuse(entry.name, problems)
+
+
+def plan_own(hq: Path, lq: Path | None, target: Path, options: Options) -> list[Plan]:
+    """The same for the user's own images: clean ones, and their partners from `lq` or made by bicubic.
+
+    Raises:
+        UserError: see `plan`.
+    """
+    for folder in filter(None, (hq, lq)):
+        if not folder.is_dir():
+            raise UserError(f'{folder}: {"is a file; give a folder" if folder.exists() else "no such folder"}')
+    scales = options.scales or ()
+    if lq is not None and len(scales) > 1:
+        raise UserError(f'--lq has one scale; --scale is {" ".join(map(str, scales))}')
+    scale = scales[0] if scales else 1
+    name = 'HR' if scales else 'HQ'
+    source = Source('.', '.' if lq else None, strip=f'x{scale}$' if lq and scales else '')
+    part = Part('', 'train', (), None, name, 'LQ' if lq else None, () if lq else scales, ())
+    stores = _stores(part, target, options)
+    if lq is not None and scales:
+        stores = [
+            store if store.kind == 'hq' else
+            Store(store.target.with_name(f'LRx{scale}{store.target.suffix}'), store.format, 'lq', scale)
+            for store in stores
+        ]  # fmt: skip
+    entries, problems = _entries(part, [(source, hq, lq)], options)
+    one = Plan(part, entries, stores, options.cut)
+    problems = problems or list(_misfits(one))
+    return [one] if not problems else _refuse('own', problems)
+
+
+def report(plans: list[Plan], target: Path) -> None:
+    """Print how much disk the stores will take.
+
+    Raises:
+        UserError: there is not so much room.
+    """
+    rows = [['store', 'images', 'made', 'about']]
+    total = 0
+    for one in plans:
+        for store in one.stores:
+            images = sum(len(one.names(store, entry)) for entry in one.entries)
+            there = store.target.exists()
+            size = 0 if there else one.bytes(store)
+            made = 'is there already' if there else _made(one, store)
+            rows.append([str(store.target), f'{images:,}', made, _mib(size)])
+            total += size
+    existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    print(aligned(rows))
+    print(f'together about {_mib(total)}; {_mib(free)} are free')
+    if total > free:
+        raise UserError(
+            f'{target}: the disk is too small by about {_mib(total - free)}; make room or choose another --to'
+        )
+
+
+def _made(one: Plan, store: Store) -> str:
+    if store.kind == 'bicubic':
+        return f'bicubic x{store.scale}'
+    copied = sum(one.copies(store, entry) for entry in one.entries)
+    if copied == len(one.entries):
+        return 'copied'
+    way = 'decoded' if store.format == 'raw' else 'encoded'
+    return way if not copied else f'{copied:,} copied, others {way}'
+
+
+def _mib(size: float) -> str:
+    return f'{size / 2**20:,.1f} MiB' if size < 2**30 else f'{size / 2**30:,.1f} GiB'
+
+
+def _refuse(name: str, problems: list[str]) -> list[Plan]:
+    number = '1 problem' if len(problems) == 1 else f'{len(problems):,} problems'
+    raise UserError('\n  '.join([f'{name}: {number}, nothing was written', *problems]))
+
+
+def _stores(part: Part, target: Path, options: Options) -> list[Store]:
+    scales = part.scales if options.scales is None or part.lq else options.scales
+    for scale in scales:
+        if scale not in part.scales:
+            known = f'has {", ".join(map(str, part.scales))}' if part.scales else 'has no low-resolution images'
+            raise UserError(f'--scale {scale}: {part.to} {known}')
+    formats = options.formats or (('png',) if part.use == 'test' else ('lmdb',))
+    kinds = [(part.hq, 'hq', 1), *([(part.lq, 'lq', 1)] if part.lq else [])]
+    kinds += [(f'LRx{scale}', 'bicubic', scale) for scale in scales]
+    return [
+        Store(target / part.to / (name + WRITERS[format_].suffix), format_, kind, scale)
+        for format_ in formats
+        for name, kind, scale in kinds
+    ]
+
+
+def _entries(
+    part: Part, folders: list[tuple[Source, Path, Path | None]], options: Options
+) -> tuple[list[Entry], list[str]]:
+    """All images of a part, and what is wrong with them."""
+    where = ' and '.join(str(hq) for _, hq, _ in folders)
+    hq, problems = _named([(source, file) for source, folder, _ in folders for file in image_files(folder)])
+    lq, more = _named([(source, file) for source, _, folder in folders if folder for file in image_files(folder)])
+    problems += more
+    if not hq:
+        problems.append(f'{where}: no images')
+    elif part.count not in (None, len(hq)) and not options.any_count:
+        problems.append(
+            f'{where}: {len(hq):,} images, but {part.to} has {part.count:,}{_missing(list(hq), part.count)}; '
+            'complete the folder, or take what is there by --any_count'
+        )
+    if part.lq is not None:
+        problems += [f'{hq[key][1]}: no low-quality partner' for key in sorted(hq.keys() - lq.keys())]
+        problems += [f'{lq[key][1]}: no clean partner' for key in sorted(lq.keys() - hq.keys())]
+    files = [file for names in (hq, lq) for _, file in names.values()]
+    images: dict[Path, Image] = {}
+    read = functools.partial(_image, convert=options.convert)
+    for file, image in zip(files, in_threads(read, files, options.workers), strict=True):
+        if isinstance(image, str):
+            problems.append(image)
+        else:
+            images[file] = image
+    if (options.formats is None and part.use == 'train') or (options.formats and 'lmdb' in options.formats):
+        problems += [
+            f"{file}: BasicSR's LMDB reader takes names in ASCII without dots; rename it, or --format raw"
+            for key, file in hq.values()
+            if not key.isascii() or '.' in key
+        ]
+    if problems:
+        return [], problems
+    return [
+        Entry(name, images[file], images[lq[key][1]] if part.lq else None) for key, (name, file) in sorted(hq.items())
+    ], []
+
+
+def _named(files: list[tuple[Source, Path]]) -> tuple[dict[str, tuple[str, Path]], list[str]]:
+    """Names and files under the names in lower case, by which partners are found; and files that share one."""
+    named = defaultdict(list)
+    for source, file in files:
+        name = source.key(file)
+        named[name.lower()].append((name, file))
+    shared = [
+        f'{several[1][1]}: has the name of {several[0][1].name}, but for case or suffix; rename or remove one'
+        for several in named.values()
+        if len(several) > 1
+    ]
+    return {key: several[0] for key, several in named.items()}, shared
+
+
+def _image(file: Path, convert: bool) -> Image | str:
+    """The image of a file, or what is wrong with it."""
+    try:
+        header = read_header(file)
+        size = file.stat().st_size
+    except UserError as error:
+        return str(error)
+    if header.unusual and not convert:
+        return f'{file}: {header.unusual}; make it 8-bit gray or RGB, or let --convert do so'
+    return Image(file, header, size)
+
+
+def _missing(keys: list[str], count: int | None) -> str:
+    """Which numbers are missing where names are numbers, as in 0001.png to 0800.png."""
+    numbers = {int(match.group()) for key in keys if (match := re.search(r'\d+$', key))}
+    assert count is not None
+    missing = sorted(set(range(1, count + 1)) - numbers)
+    if len(numbers) != len(keys) or max(numbers) > count or not missing:
+        return ''
+    shown = ', '.join(map(str, missing[:5])) + (', ...' if len(missing) > 5 else '')
+    return f' (missing: {shown})'
+
+
+def _misfits(one: Plan) -> Iterator[str]:
+    """Pairs whose sizes differ, and images too small for what is to be made of them."""
+    if one.cut is not None and (one.cut.size % one.unit or one.cut.step % one.unit):
+        yield f'--subimages {one.cut.size} {one.cut.step}: size and step must be multiples of {one.unit}'
+    scale = max(store.scale for store in one.stores)
+    paired = next((store.scale for store in one.stores if store.kind == 'lq'), 1)
+    for entry in one.entries:
+        hq = entry.hq.header
+        if entry.lq is not None:
+            lq = entry.lq.header
+            if any(not 0 <= h - q * paired < paired for h, q in ((hq.height, lq.height), (hq.width, lq.width))):
+                yield (
+                    f'{entry.lq.file}: {lq.width}x{lq.height}, which does not fit {entry.hq.file} of '
+                    f'{hq.width}x{hq.height} at scale {paired}'
+                )
+        if min(hq.height, hq.width) < scale:
+            yield f'{entry.hq.file}: {hq.width}x{hq.height} is too small for scale {scale}'
+        elif one.cut is not None and not one.places(entry):
+            yield f'{entry.hq.file}: {hq.width}x{hq.height} is smaller than sub-images of {one.cut.size}'

@@ -1,0 +1,324 @@
+"""Check prepared data sets: everything that could make training or scores differ from the paper's.
+
+    python data_prep/verify.py datasets
+
+is `basicsr verify datasets`. Every image is decoded once. All problems are reported together, and the exit status is 1
+if there is one. `NAME.checksums.txt` beside a store keeps a digest of every image's pixels, the same for all formats; the
+first run without problems writes it, later ones compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from data_prep.bicubic import downscale
+from data_prep.catalogue import Part, data_set, data_sets, known_overlap
+from data_prep.images import check_whole
+from data_prep.workers import Progress, cores, in_processes
+from data_prep.writers import WRITERS
+from ramit_arch.data.pixels import in_color
+from ramit_arch.data.stores import EncodedStore, Store, backend_of, open_store
+from ramit_arch.errors import UserError
+from ramit_arch.evaluation.text import aligned
+
+THUMB = 16  # pixels a side of the thumbnail by which images are recognised
+NEAR = 4.0  # grey levels by which thumbnails of one picture may differ on average: other codecs, gray or colour
+FLAT = 4.0  # standard deviation below which a thumbnail shows nothing to recognise
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A store to check, with its names under the keys by which pairs are found."""
+
+    path: Path
+    backend: str
+    role: str  # hq, lq, or bicubic
+    scale: int
+    names: dict[str, str] = field(hash=False)
+
+    @property
+    def checksums(self) -> Path:
+        """Where the digests are; the formats of one store share them."""
+        name = self.path.stem if self.path.suffix in ('.lmdb', '.raw') else self.path.name
+        return self.path.with_name(f'{name}.checksums.txt')
+
+
+@dataclass(frozen=True)
+class Group:
+    """Stores of one set of images."""
+
+    title: str
+    part: Part | None
+    stores: list[Checked]
+
+
+class Look(NamedTuple):
+    """What decoding one image showed."""
+
+    digest: str
+    size: tuple[int, int]
+    thumb: np.ndarray | None  # of clean images, None if flat
+
+
+class Found(NamedTuple):
+    """What looking at one key in all stores of a group showed."""
+
+    looks: dict[int, Look]  # by the store's place in the group
+    problems: list[str]
+
+
+def run(args: argparse.Namespace) -> None:
+    """The verb `verify`."""
+    if (args.root is None) == (args.gt is None):
+        raise UserError('give either the folder of prepared data sets, or --gt with or without --lq')
+    if args.lq is not None and args.gt is None:
+        raise UserError('--lq goes with --gt')
+    if args.gt is not None and args.only:
+        raise UserError('--only goes with the folder of prepared data sets')
+    groups = [_own_group(args)] if args.gt is not None else list(_groups(Path(args.root).expanduser(), args.only))
+    problems: list[str] = []
+    known: list[str] = []
+    looks: dict[str, dict[str, Look]] = {}
+    rows = [['store', 'images', 'checksums']]
+    for group in groups:
+        found, clean = _look(group, args.workers or cores(), args.any_count)
+        problems += found
+        for place, store in enumerate(group.stores):
+            seen = {key: one.looks[place] for key, one in clean.items() if place in one.looks}
+            more, state = _checksums(store, seen, args.renew, bool(found))
+            problems += more
+            rows.append([str(store.path), f'{len(seen):,}', state])
+        problems += _duplicates(group, clean)
+        if group.part is not None:
+            looks[group.title] = {key: one.looks[0] for key, one in clean.items() if 0 in one.looks}
+    for text, reason in _leaks(groups, looks):
+        (known if reason else problems).append(f'{text} ({reason})' if reason else text)
+    print(aligned(rows))
+    if known:
+        print('\n  '.join(['known to overlap:', *known]))
+    if problems:
+        number = '1 problem' if len(problems) == 1 else f'{len(problems):,} problems'
+        raise UserError('\n  '.join([number, *problems]))
+    print('no problems')
+
+
+# ------------------------------------------------------------------------------------------------- what is there
+
+
+def _groups(root: Path, only: list[str] | None) -> Iterator[Group]:
+    """The data sets below a folder."""
+    if not root.is_dir():
+        raise UserError(
+            f'{root}: {"is a file; give the folder of the data sets" if root.exists() else "no such folder"}'
+        )
+    chosen = [data_set(name) for name in dict.fromkeys(only)] if only else data_sets()
+    count = 0
+    for part in (part for entry in chosen for part in entry.parts):
+        stores = _stores(root, part)
+        if stores:
+            count += 1
+            yield Group(part.to, part, stores)
+        elif only:
+            raise UserError(f'{root}: {part.to} is not there; make it by `basicsr prepare`')
+    if not count:
+        raise UserError(f'{root}: no data set of the paper is there; `basicsr prepare` lists and makes them')
+
+
+def _stores(root: Path, part: Part) -> list[Checked]:
+    """All stores of a part, in all formats; the clean images first."""
+    stores = []
+    for name in part.stores:
+        role = 'hq' if name == part.hq else 'lq' if name == part.lq else 'bicubic'
+        scale = int(name.removeprefix('LRx')) if role == 'bicubic' else 1
+        for format_, writer in WRITERS.items():
+            path = root / part.to / (name + writer.suffix)
+            if path.is_dir():
+                backend = 'disk' if format_ == 'png' else format_
+                stores.append(_checked(path, backend, role, scale))
+    return stores
+
+
+def _own_group(args: argparse.Namespace) -> Group:
+    stores = []
+    for root, role, scale in ((args.gt, 'hq', 1), (args.lq, 'lq', args.scale)):
+        if root is not None:
+            path = Path(root).expanduser()
+            stores.append(_checked(path, backend_of(path), role, scale))
+    return Group(str(args.gt), None, stores)
+
+
+def _checked(path: Path, backend: str, role: str, scale: int) -> Checked:
+    names = open_store(str(path), backend).names()
+    suffix = f'x{scale}' if scale > 1 else ''
+    return Checked(path, backend, role, scale, {name.removesuffix(suffix): name for name in names})
+
+
+# ------------------------------------------------------------------------------------------------ looking at images
+
+
+def _look(group: Group, workers: int, any_count: bool) -> tuple[list[str], dict[str, Found]]:
+    """Decode every image of a group once; the problems, and what was found under every key."""
+    keys = sorted({key for store in group.stores for key in store.names})
+    problems = [text for store in group.stores for text in _count_problems(group, store, keys, any_count)]
+    found = {}
+    with Progress(f'verify {group.title}', len(keys)) as progress:
+        for key, one in zip(keys, in_processes(functools.partial(_look_at, group), keys, workers), strict=True):
+            found[key] = one
+            problems += one.problems
+            progress.step()
+    return problems, found
+
+
+def _count_problems(group: Group, store: Checked, keys: list[str], any_count: bool) -> Iterator[str]:
+    expected = group.part.count if group.part else None
+    if expected not in (None, len(store.names)) and not any_count:
+        yield f'{store.path}: {len(store.names):,} images, but {group.title} has {expected:,}; --any_count accepts them'
+    for key in keys:
+        if key not in store.names:
+            yield f'{store.path}: {key} is missing, other stores of {group.title} have it'
+
+
+def _look_at(group: Group, key: str) -> Found:
+    """Everything about one key; runs in a worker."""
+    looks, problems = {}, []
+    clean: np.ndarray | None = None
+    for place, checked in enumerate(group.stores):
+        if key not in checked.names:
+            continue
+        name = checked.names[key]
+        try:
+            store = _opened(str(checked.path), checked.backend)
+            image = _whole(store, name)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        size = (image.shape[0], image.shape[1])
+        if store.size(name) != size:
+            problems.append(f'{store.path(name)}: meta_info.txt says another size than {size[1]}x{size[0]}')
+        if checked.role == 'hq':
+            clean = image
+        elif clean is not None:
+            problem = _misfit(clean, image, checked)
+            if problem:
+                problems.append(f'{store.path(name)}: {problem}')
+        digest = hashlib.blake2b(f'{image.shape} {image.dtype}'.encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(image).data)
+        looks[place] = Look(digest.hexdigest(), size, _thumbnail(image) if checked.role == 'hq' else None)
+    return Found(looks, problems)
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(path: str, backend: str) -> Store:
+    return open_store(path, backend)
+
+
+def _whole(store: Store, name: str) -> np.ndarray:
+    """An image's pixels, after seeing that its file is whole: decoders fill in what is missing."""
+    if isinstance(store, EncodedStore):
+        check_whole(store.read(name), store.path(name))
+    return store.pixels(name)
+
+
+def _misfit(clean: np.ndarray, low: np.ndarray, checked: Checked) -> str | None:
+    """What is wrong with a pair, or None."""
+    sides = list(zip(clean.shape[:2], low.shape[:2], strict=True))
+    if any(not 0 <= g - q * checked.scale < checked.scale for g, q in sides):
+        return f'is {low.shape[1]}x{low.shape[0]}, GT {clean.shape[1]}x{clean.shape[0]}, no fit at x{checked.scale}'
+    if checked.role == 'bicubic' and clean.dtype == np.uint8:
+        expected = downscale(clean, checked.scale)
+        if expected.shape != low.shape:
+            return f'has {low.shape[2]} channels, GT has {clean.shape[2]}'
+        differ = np.abs(expected.astype(int) - low)
+        if differ.any():
+            share = np.count_nonzero(differ) / differ.size
+            return f"is not MATLAB's bicubic of GT: {share:.1%} of the values differ, by up to {differ.max()}"
+    return None
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray | None:
+    """(256,) float32 grey levels, the same for a gray and a colour file of one picture; None where all is flat."""
+    gray = in_color(np.ascontiguousarray(image), 'gray').astype(np.float32) / np.float32(
+        np.iinfo(image.dtype).max / 255
+    )
+    thumb = cv2.resize(gray, (THUMB, THUMB), interpolation=cv2.INTER_AREA).ravel()
+    return thumb if thumb.std() > FLAT else None
+
+
+# ------------------------------------------------------------------------------- checksums, duplicates and leaks
+
+
+def _checksums(store: Checked, seen: dict[str, Look], renew: bool, faulty: bool) -> tuple[list[str], str]:
+    """Compare with the digests of before, or write them; the problems, and a word for the table."""
+    file = store.checksums
+    now = {store.names[key].removesuffix(f'x{store.scale}'): look.digest for key, look in seen.items()}
+    if file.exists() and not renew:
+        before: dict[str, str] = {}
+        for line in file.read_text(encoding='utf-8').splitlines():
+            digest, _, name = line.partition('  ')
+            before[name] = digest
+        since = f'since {file.name} was written'
+        problems = [f'{store.path}: {name} is gone {since}' for name in before.keys() - now.keys()]
+        problems += [f'{store.path}: {name} is new {since}' for name in now.keys() - before.keys()]
+        problems += [
+            f'{store.path}: {name} has other pixels {since}'
+            for name in before.keys() & now.keys()
+            if before[name] != now[name]
+        ]
+        return sorted(problems), 'differ' if problems else 'as before'
+    if faulty:
+        return [], 'not written'
+    part = file.with_name(f'.{file.name}.part')
+    part.write_text(''.join(f'{digest}  {name}\n' for name, digest in now.items()), encoding='utf-8')
+    part.replace(file)
+    return [], 'written'
+
+
+def _duplicates(group: Group, found: dict[str, Found]) -> Iterator[str]:
+    """Images with the same pixels: among partners where there are any (a clean image may have several), or among
+    clean images."""
+    paired = [place for place, store in enumerate(group.stores) if store.role == 'lq']
+    place = paired[0] if paired else 0
+    by_digest = defaultdict(list)
+    for key, one in found.items():
+        if place in one.looks:
+            by_digest[one.looks[place].digest].append(key)
+    for keys in by_digest.values():
+        if len(keys) > 1:
+            yield f'{group.stores[place].path}: the same pixels in {", ".join(keys)}'
+
+
+def _leaks(groups: list[Group], looks: dict[str, dict[str, Look]]) -> Iterator[tuple[str, str | None]]:
+    """Pictures that a training and a test set share, with the reason if that is known and meant."""
+    parts = [group.part for group in groups if group.part is not None]
+    for train in (part for part in parts if part.use == 'train'):
+        names = [key for key, look in looks[train.to].items() if look.thumb is not None]
+        if not names:
+            continue
+        thumbs = np.stack([thumb for key in names if (thumb := looks[train.to][key].thumb) is not None])
+        for test in (part for part in parts if part.use == 'test'):
+            shared = []
+            for key, look in looks[test.to].items():
+                if look.thumb is not None:
+                    distance = np.abs(thumbs - look.thumb).mean(axis=1)
+                    if distance.min() < NEAR:
+                        shared.append(f'{key} = {names[int(distance.argmin())]}')
+            if shared:
+                shown = ', '.join(shared)
+                yield f'{test.to} and {train.to} share {len(shared)} pictures: {shown}', known_overlap(train, test)
+
+
+if __name__ == '__main__':
+    from basicsr_command import main
+
+    sys.exit(main(['verify', *sys.argv[1:]]))

@@ -1,0 +1,285 @@
+"""Writing stores so that nothing half-written looks finished, and a stopped run goes on where it was.
+
+A store grows in a hidden folder beside its place (`.HR.lmdb.unfinished`) and is renamed when it is whole. Both carry a
+file `.job` that says what they are made of, so that a later run knows whether it may go on, or has nothing to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+from filelock import FileLock, Timeout
+
+from data_prep.images import png_header
+from ramit_arch.data.stores import RawImage, RawStore
+from ramit_arch.errors import UserError
+
+BATCH_BYTES, BATCH_SECONDS = 2**25, 5.0  # what a killed run loses at most
+FIRST_MAP = 2**26  # bytes of a new LMDB's map; it doubles as often as it must
+JOB = '.job'
+
+
+class Record(NamedTuple):
+    """One image to store: name without suffix, (height, width, channels), and PNG bytes or, for a raw store, pixels."""
+
+    name: str
+    shape: tuple[int, int, int]
+    data: bytes
+
+
+class Writer(ABC):
+    """A store being written; a context manager that holds the lock of its place.
+
+    Args:
+        target: where the store will be.
+        job: what it is made of, by which method. Another text means another store.
+
+    Raises:
+        UserError: on entering, if another process writes here, if something else is here, or if it cannot be written.
+    """
+
+    suffix = ''  # of the store's folder
+
+    def __init__(self, target: Path, job: str) -> None:
+        self.target, self.job = target, job
+        self.folder = target.with_name(f'.{target.name}.unfinished')
+        self._lock = FileLock(target.with_name(f'.{target.name}.lock'))
+
+    def __enter__(self) -> Writer:
+        with explained(self.target):
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(f'{self.target}: another run is writing it; wait for it or stop it') from None
+            try:
+                self._begin()
+            except BaseException:
+                self._release()
+                raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if not self.finished:
+                self.close()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self.target.exists():  # before that another run may just be opening the lock's file
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _begin(self) -> None:
+        self.finished = self.target.exists()
+        if self.finished:
+            if _text(self.target / JOB) != self.job:
+                raise UserError(
+                    f'{self.target}: is there already, but not of these files with these options; '
+                    'remove it or choose another --to'
+                )
+            return
+        if _text(self.folder / JOB) != self.job:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir()
+            (self.folder / JOB).write_text(self.job, encoding='utf-8')
+        self.names = self.open()
+
+    def put(self, records: Iterable[Record]) -> None:
+        """Store images that belong together: after a crash either all or none of them are there, or they are written
+        again."""
+        with explained(self.target):
+            self.write(list(records))
+
+    def finish(self) -> None:
+        """Give the store its name."""
+        with explained(self.target):
+            self.complete()
+            self.close()
+            _sync(self.folder)
+            self.folder.rename(self.target)
+            _sync(self.target.parent)
+        self.finished = True
+
+    @abstractmethod
+    def open(self) -> set[str]:
+        """Open what is there in `self.folder`; the names of all images that were written whole."""
+
+    @abstractmethod
+    def write(self, records: Sequence[Record]) -> None: ...
+
+    @abstractmethod
+    def complete(self) -> None:
+        """Write what is missing at the end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all files."""
+
+
+class FolderWriter(Writer):
+    """A folder of PNG files."""
+
+    def open(self) -> set[str]:
+        for file in self.folder.glob('*.part'):
+            file.unlink()
+        return {file.stem for file in self.folder.glob('*.png')}
+
+    def write(self, records: Sequence[Record]) -> None:
+        for record in records:
+            part = self.folder / f'{record.name}.part'
+            with part.open('wb') as file:
+                file.write(record.data)
+                os.fsync(file.fileno())
+            part.rename(self.folder / f'{record.name}.png')
+
+    def complete(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class LmdbWriter(Writer):
+    """An LMDB as BasicSR reads it: PNG bytes under their names, and meta_info.txt."""
+
+    suffix = '.lmdb'
+
+    def open(self) -> set[str]:
+        # One process writes, which the lock of the store sees to; LMDB's own would only stay behind.
+        self._environment = lmdb.open(str(self.folder), map_size=self._map_size(), lock=False)
+        self._batch: list[Record] = []
+        self._bytes, self._committed = 0, time.monotonic()
+        with self._environment.begin() as transaction:
+            return {key.decode() for key in transaction.cursor().iternext(values=False)}
+
+    def write(self, records: Sequence[Record]) -> None:
+        self._batch += records
+        self._bytes += sum(len(record.data) for record in records)
+        if self._bytes > BATCH_BYTES or time.monotonic() - self._committed > BATCH_SECONDS:
+            self._commit()
+
+    def complete(self) -> None:
+        self._commit()
+        with self._environment.begin(buffers=True) as transaction:
+            headers = [(bytes(key).decode(), png_header(bytes(value[:33]))) for key, value in transaction.cursor()]
+        # The last column is BasicSR's compression level, which nothing reads and a copied file does not tell.
+        lines = [f'{name}.png ({header.height},{header.width},{header.channels}) 1\n' for name, header in headers]
+        (self.folder / 'meta_info.txt').write_text(''.join(lines), encoding='utf-8')
+
+    def close(self) -> None:
+        if self._batch:
+            self._commit()
+        self._environment.close()
+
+    def _commit(self) -> None:
+        batch, self._batch, self._bytes = self._batch, [], 0
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for record in batch:
+                        transaction.put(record.name.encode(), record.data)
+                break
+            except lmdb.MapFullError:
+                self._environment.set_mapsize(2 * self._environment.info()['map_size'])
+        self._committed = time.monotonic()
+
+    def _map_size(self) -> int:
+        file = self.folder / 'data.mdb'
+        return max(FIRST_MAP, 2 * file.stat().st_size if file.exists() else 0)
+
+
+class RawWriter(Writer):
+    """A raw store: the pixels of all images in one file, see `ramit_arch.data.stores.RawStore`."""
+
+    suffix = '.raw'
+
+    def open(self) -> set[str]:
+        meta, pixels = self.folder / 'meta_info.txt', self.folder / RawStore.PIXELS
+        lines = (_text(meta) or '').splitlines(keepends=True)
+        images = [image for line in lines if line.endswith('\n') and (image := RawImage.from_line(line.rstrip('\n')))]
+        meta.write_text(''.join(f'{image}\n' for image in images), encoding='utf-8')
+        self._end = max((image.end for image in images), default=0)
+        pixels.touch()
+        os.truncate(pixels, self._end)  # pixels without a line are written again
+        self._pixels, self._meta = FileIO(pixels, 'a'), FileIO(meta, 'a')
+        self._lines: list[str] = []
+        self._bytes, self._committed = 0, time.monotonic()
+        return {Path(image.file).stem for image in images}
+
+    def write(self, records: Sequence[Record]) -> None:
+        for record in records:
+            _write_all(self._pixels, record.data)
+            image = RawImage(f'{record.name}.png', record.shape, 'uint8', self._end)
+            self._lines.append(f'{image}\n')
+            self._end = image.end
+            self._bytes += len(record.data)
+        if self._bytes > BATCH_BYTES or time.monotonic() - self._committed > BATCH_SECONDS:
+            self._commit()
+
+    def complete(self) -> None:
+        self._commit()
+
+    def close(self) -> None:
+        if self._lines:
+            self._commit()
+        self._pixels.close()
+        self._meta.close()
+
+    def _commit(self) -> None:
+        lines, self._lines, self._bytes = self._lines, [], 0
+        os.fsync(self._pixels.fileno())
+        _write_all(self._meta, ''.join(lines).encode())
+        os.fsync(self._meta.fileno())
+        self._committed = time.monotonic()
+
+
+WRITERS: dict[str, type[Writer]] = {'png': FolderWriter, 'lmdb': LmdbWriter, 'raw': RawWriter}
+
+
+@contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Say what to do about a full disk or a place that cannot be written."""
+    try:
+        yield
+    except (lmdb.DiskError, OSError) as error:
+        code = getattr(error, 'errno', None)
+        if isinstance(error, lmdb.DiskError) or code in (errno.ENOSPC, errno.EDQUOT):
+            text = 'the disk is full; make room and run the same command again, it goes on'
+        elif code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            text = f'cannot be written ({os.strerror(code)}); choose another --to'
+        else:
+            raise
+        raise UserError(f'{target}: {text}') from error
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding='utf-8')
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
