@@ -155,7 +155,7 @@ def plan(entry: DataSet, source: Path, target: Path, options: Options) -> list[P
     """
     plans, problems = [], []
     for part in entry.parts:
-        stores = _stores(part, target, options)
+        stores = _stores(part, _scales(part, options), target, options)
         entries, found = _entries(part, locate(part, source), options)
         plans.append(Plan(part, entries, stores, options.cut))
         problems += found
@@ -180,7 +180,7 @@ def plan_own(hq: Path, lq: Path | None, target: Path, options: Options) -> list[
     name = 'HR' if scales else 'HQ'
     source = Source('.', '.' if lq else None, strip=f'x{scale}$' if lq and scales else '')
     part = Part('', 'train', (), None, name, 'LQ' if lq else None, () if lq else scales, ())
-    stores = _stores(part, target, options)
+    stores = _stores(part, part.scales, target, options)
     if lq is not None and scales:
         stores = [
             store if store.kind == 'hq' else
@@ -209,14 +209,19 @@ def report(plans: list[Plan], target: Path) -> None:
             made = 'is there already' if there else _made(one, store)
             rows.append([str(store.target), f'{images:,}', made, _mib(size)])
             total += size
-    existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    free = _free(target)
     print(aligned(rows))
     print(f'together about {_mib(total)}; {_mib(free)} are free')
     if total > free:
         raise UserError(
             f'{target}: the disk is too small by about {_mib(total - free)}; make room or choose another --to'
         )
+
+
+def _free(target: Path) -> int:
+    """Bytes left on the disk where a folder is or will be."""
+    existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _made(one: Plan, store: Store) -> str:
@@ -238,12 +243,15 @@ def _refuse(name: str, problems: list[str]) -> list[Plan]:
     raise UserError('\n  '.join([f'{name}: {number}, nothing was written', *problems]))
 
 
-def _stores(part: Part, target: Path, options: Options) -> list[Store]:
-    scales = part.scales if options.scales is None or part.lq else options.scales
-    for scale in scales:
+def _scales(part: Part, options: Options) -> tuple[int, ...]:
+    for scale in options.scales or ():
         if scale not in part.scales:
             known = f'has {", ".join(map(str, part.scales))}' if part.scales else 'has no low-resolution images'
             raise UserError(f'--scale {scale}: {part.to} {known}')
+    return part.scales if options.scales is None else options.scales
+
+
+def _stores(part: Part, scales: tuple[int, ...], target: Path, options: Options) -> list[Store]:
     formats = options.formats or (('png',) if part.use == 'test' else ('lmdb',))
     kinds = [(part.hq, 'hq', 1), *([(part.lq, 'lq', 1)] if part.lq else [])]
     kinds += [(f'LRx{scale}', 'bicubic', scale) for scale in scales]

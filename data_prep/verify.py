@@ -3,8 +3,8 @@
     python data_prep/verify.py datasets
 
 is `basicsr verify datasets`. Every image is decoded once. All problems are reported together, and the exit status is 1
-if there is one. `NAME.checksums.txt` beside a store keeps a digest of every image's pixels, the same for all formats; the
-first run without problems writes it, later ones compare.
+if there is one. `NAME.checksums.txt` beside a store keeps a digest of every image's pixels, the same for all formats;
+the first run without problems writes it, later ones compare.
 """
 
 from __future__ import annotations

@@ -253,15 +253,20 @@ def explained(target: Path) -> Iterator[None]:
     """Say what to do about a full disk or a place that cannot be written."""
     try:
         yield
-    except (lmdb.DiskError, OSError) as error:
+    except (lmdb.Error, OSError) as error:
         code = getattr(error, 'errno', None)
-        if isinstance(error, lmdb.DiskError) or code in (errno.ENOSPC, errno.EDQUOT):
+        # LMDB tells a write cut short by a full disk as an input/output error.
+        if code in (errno.ENOSPC, errno.EDQUOT) or (isinstance(error, lmdb.Error) and _is_full(target)):
             text = 'the disk is full; make room and run the same command again, it goes on'
         elif code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             text = f'cannot be written ({os.strerror(code)}); choose another --to'
         else:
             raise
         raise UserError(f'{target}: {text}') from error
+
+
+def _is_full(target: Path) -> bool:
+    return shutil.disk_usage(target.parent).free < 2 * BATCH_BYTES
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

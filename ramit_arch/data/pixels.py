@@ -71,6 +71,5 @@ def augment(images: list[np.ndarray], flip: bool, rotate: bool, rng: np.random.G
 
 def to_tensor(image: np.ndarray) -> Tensor:
     """(H, W, C) uint8 or uint16 in BGR or gray -> (C, H, W) float32 in RGB or gray, values in [0, 1]."""
-    planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1), dtype=np.float32)
-    planes /= np.float32(np.iinfo(image.dtype).max)
-    return torch.from_numpy(planes)
+    planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
+    return torch.from_numpy(np.divide(planes, np.float32(np.iinfo(image.dtype).max), dtype=np.float32))

@@ -6,6 +6,7 @@ All list names, tell sizes without reading pixels, and give pixels. `data_prep/`
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from abc import ABC, abstractmethod
@@ -196,7 +197,7 @@ class RawImage(NamedTuple):
 
     @property
     def end(self) -> int:
-        return self.offset + int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return self.offset + math.prod(self.shape) * (2 if self.dtype == 'uint16' else 1)
 
     def __str__(self) -> str:
         height, width, channels = self.shape
@@ -223,6 +224,7 @@ class RawStore:
     def __init__(self, root: str) -> None:
         self.root = root
         pixels, meta = Path(root, self.PIXELS), Path(root, 'meta_info.txt')
+        self._file = str(pixels.resolve())
         if not pixels.is_file():
             raise UserError(f'{root}: no raw store here ({self.PIXELS} is missing){_hint(root)}')
         self._images: dict[str, RawImage] = {}
@@ -242,14 +244,14 @@ class RawStore:
         return sorted(self._images)
 
     def path(self, name: str) -> str:
-        return str(Path(self.root, self._images[name].file))
+        return f'{self.root}/{self._images[name].file}'
 
     def size(self, name: str) -> tuple[int, int]:
         return self._images[name].shape[:2]
 
     def pixels(self, name: str) -> np.ndarray:
         image = self._images[name]
-        data = _mapped(str(Path(self.root, self.PIXELS).resolve()))[image.offset : image.end]
+        data = _mapped(self._file)[image.offset : image.end]
         return data.view(image.dtype).reshape(image.shape)
 
 
