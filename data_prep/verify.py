@@ -33,7 +33,7 @@ from ramit_arch.errors import UserError
 from ramit_arch.evaluation.text import aligned
 
 THUMB = 16  # pixels a side of the thumbnail by which images are recognised
-NEAR = 4.0  # grey levels by which thumbnails of one picture may differ on average: other codecs, gray or colour
+NEAR = 2.0  # grey levels by which thumbnails of one picture may differ on average: other codecs, gray or colour
 FLAT = 4.0  # standard deviation below which a thumbnail shows nothing to recognise
 
 

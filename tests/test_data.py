@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import cv2
@@ -10,14 +11,14 @@ import pytest
 import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-from helpers import photograph, write_lmdb, write_pairs
+from helpers import call_basicsr, photograph, tiny_options, write_lmdb, write_options, write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ramit_arch import PairedRestorationDataset
 from ramit_arch.data.draws import Draw
 from ramit_arch.data.pixels import decode, in_color
-from ramit_arch.data.stores import parse_meta_info
+from ramit_arch.data.stores import RawStore, _environment, parse_meta_info
 from ramit_arch.errors import UserError
 
 
@@ -70,6 +71,81 @@ def test_two_data_sets_share_one_lmdb_in_one_process(pairs: tuple[Path, Path], t
     roots = [write_lmdb(folder, tmp_path / f'{kind}.lmdb') for kind, folder in zip(('gt', 'lq'), pairs, strict=True)]
     first, second = (dataset(*roots, io_backend={'type': 'lmdb'}) for _ in range(2))
     assert_same_item(first[0], second[0])
+
+
+@pytest.mark.parametrize('color', ['rgb', 'gray'])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_batches_are_identical_from_disk_lmdb_and_raw_store(color: str, workers: int, tmp_path: Path) -> None:
+    gt, lq = write_pairs(tmp_path)
+    cv2.imwrite(str(gt / '0.png'), photograph(7, 40, 48)[..., 0])  # one gray file among colour ones
+    code = call_basicsr(
+        'prepare', 'own', '--from', str(gt), '--lq', str(lq), '--to', 'data', '--scale', '2', '--format', 'png',
+        'lmdb', 'raw', cwd=tmp_path,
+    ).returncode  # fmt: skip
+    assert code == 0
+    sets = {
+        'disk': (gt, lq),
+        'lmdb': (tmp_path / 'data/HR.lmdb', tmp_path / 'data/LRx2.lmdb'),
+        'raw': (tmp_path / 'data/HR.raw', tmp_path / 'data/LRx2.raw'),
+    }
+    draws = [Draw(i % 3, (5, i // 3, i % 3), 8) for i in range(12)]
+    batches = []
+    for backend, roots in sets.items():
+        data = dataset(*roots, phase='train', color=color, lq_patch_size=8, io_backend={'type': backend})
+        loader = torch.utils.data.DataLoader(data, 4, sampler=draws, num_workers=workers)
+        batches.append([(batch['lq'], batch['gt']) for batch in loader])
+    for other in batches[1:]:
+        for one, two in zip(batches[0], other, strict=True):
+            assert torch.equal(one[0], two[0])
+            assert torch.equal(one[1], two[1])
+
+
+def test_a_raw_store_gives_views_of_its_file(tmp_path: Path) -> None:
+    gt, _ = write_pairs(tmp_path, count=1)
+    call_basicsr('prepare', 'own', '--from', str(gt), '--to', 'data', '--format', 'raw', cwd=tmp_path)
+    store = RawStore(str(tmp_path / 'data/HQ.raw'))
+    assert np.shares_memory(store.pixels('0'), store.pixels('0'))
+    assert not store.pixels('0').flags.writeable
+    assert (store.pixels('0') == cv2.imread(str(gt / '0.png'))).all()
+
+
+@pytest.mark.parametrize(('backend', 'hint'), [('raw', 'lmdb'), ('lmdb', 'raw')])
+def test_the_wrong_backend_for_a_store_names_the_right_one(backend: str, hint: str, tmp_path: Path) -> None:
+    gt, _ = write_pairs(tmp_path, count=1)
+    call_basicsr('prepare', 'own', '--from', str(gt), '--to', 'data', '--format', 'raw', 'lmdb', cwd=tmp_path)
+    root = tmp_path / 'data' / f'HQ.{hint}'
+    with pytest.raises(UserError, match=f'set io_backend.type to {hint}'):
+        dataset(root, root, io_backend={'type': backend})
+
+
+def test_a_raw_store_trains(tmp_path: Path) -> None:
+    gt, lq = write_pairs(tmp_path)
+    call_basicsr(
+        'prepare', 'own', '--from', str(gt), '--lq', str(lq), '--to', 'data', '--scale', '2', '--format', 'raw',
+        cwd=tmp_path,
+    )  # fmt: skip
+    opt = tiny_options(tmp_path / 'data/HR.raw', tmp_path / 'data/LRx2.raw')
+    for section in opt['datasets'].values():
+        section['io_backend'] = {'type': 'raw'}
+    opt['datasets']['train']['num_worker_per_gpu'] = 2
+    write_options(tmp_path / 'train.yml', opt)
+    result = call_basicsr('train', '-opt', 'train.yml', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'experiments/tiny/models/net_g_latest.pth').exists()
+
+
+def test_workers_read_an_lmdb_that_their_parent_has_read(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    roots = [write_lmdb(folder, tmp_path / f'{kind}.lmdb') for kind, folder in zip(('gt', 'lq'), pairs, strict=True)]
+    data = dataset(*roots, io_backend={'type': 'lmdb'})
+    first = data[0]
+    reader, writer = multiprocessing.Pipe()
+    child = multiprocessing.get_context('fork').Process(target=lambda: writer.send(_environment.cache_info().currsize))
+    child.start()
+    child.join()
+    assert reader.recv() == 0  # no handle crosses a fork
+    for batch in torch.utils.data.DataLoader(data, 1, sampler=[0, 0], num_workers=2):
+        assert torch.equal(batch['gt'][0], first['gt'])
+    assert_same_item(data[0], first)
 
 
 def test_filename_template_finds_the_lq_name(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ class LmdbStore(EncodedStore):
         return size
 
     def read(self, name: str) -> bytes:
-        with _environment(str(Path(self.root).resolve()), os.getpid()).begin() as transaction:
+        with _environment(str(Path(self.root).resolve())).begin() as transaction:
             value = transaction.get(name.encode())
         if value is None:
             raise UserError(f'{self.root}: meta_info.txt lists {name}, but the LMDB has no such key; build it anew')
@@ -175,8 +175,8 @@ class LmdbStore(EncodedStore):
 
 
 @functools.lru_cache(maxsize=64)
-def _environment(root: str, pid: int) -> lmdb.Environment:
-    # Once a process and path: LMDB refuses to open a path twice, and a handle must not cross a fork.
+def _environment(root: str) -> lmdb.Environment:
+    # Once a path: LMDB refuses to open it twice in a process.
     try:
         environment = lmdb.open(root, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
@@ -185,6 +185,11 @@ def _environment(root: str, pid: int) -> lmdb.Environment:
     if Path(root, 'data.mdb').stat().st_size < (environment.info()['last_pgno'] + 1) * environment.stat()['psize']:
         raise UserError(f'{root}/data.mdb: shorter than its contents (a copy cut short?); copy or build it anew')
     return environment
+
+
+# A handle must not cross a fork, nor may the worker open its path again: let go of all, who needs one opens it anew.
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(before=_environment.cache_clear)
 
 
 class RawImage(NamedTuple):
