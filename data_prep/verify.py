@@ -15,7 +15,6 @@ import hashlib
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,15 +36,13 @@ NEAR = 2.0  # grey levels by which thumbnails of one picture may differ on avera
 FLAT = 4.0  # standard deviation below which a thumbnail shows nothing to recognise
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A store to check, with its names under the keys by which pairs are found."""
+class Place(NamedTuple):
+    """A store to check."""
 
     path: Path
     backend: str
     role: str  # hq, lq, or bicubic
     scale: int
-    names: dict[str, str] = field(hash=False)
 
     @property
     def checksums(self) -> Path:
@@ -54,13 +51,12 @@ class Checked:
         return self.path.with_name(f'{name}.checksums.txt')
 
 
-@dataclass(frozen=True)
-class Group:
-    """Stores of one set of images."""
+class Group(NamedTuple):
+    """Stores of one set of images, clean ones first, each with its names under the keys by which pairs are found."""
 
     title: str
     part: Part | None
-    stores: list[Checked]
+    stores: dict[Place, dict[str, str]]
 
 
 class Look(NamedTuple):
@@ -94,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
     for group in groups:
         found, clean = _look(group, args.workers or cores(), args.any_count)
         problems += found
-        for place, store in enumerate(group.stores):
-            seen = {key: one.looks[place] for key, one in clean.items() if place in one.looks}
+        for i, store in enumerate(group.stores):
+            seen = {key: one.looks[i] for key, one in clean.items() if i in one.looks}
             more, state = _checksums(store, seen, args.renew, bool(found))
             problems += more
             rows.append([str(store.path), f'{len(seen):,}', state])
@@ -135,33 +131,33 @@ def _groups(root: Path, only: list[str] | None) -> Iterator[Group]:
         raise UserError(f'{root}: no data set of the paper is there; `basicsr prepare` lists and makes them')
 
 
-def _stores(root: Path, part: Part) -> list[Checked]:
+def _stores(root: Path, part: Part) -> dict[Place, dict[str, str]]:
     """All stores of a part, in all formats; the clean images first."""
-    stores = []
+    stores = {}
     for name in part.stores:
         role = 'hq' if name == part.hq else 'lq' if name == part.lq else 'bicubic'
         scale = int(name.removeprefix('LRx')) if role == 'bicubic' else 1
         for format_, writer in WRITERS.items():
             path = root / part.to / (name + writer.suffix)
             if path.is_dir():
-                backend = 'disk' if format_ == 'png' else format_
-                stores.append(_checked(path, backend, role, scale))
+                place = Place(path, 'disk' if format_ == 'png' else format_, role, scale)
+                stores[place] = _names(place)
     return stores
 
 
 def _own_group(args: argparse.Namespace) -> Group:
-    stores = []
+    stores = {}
     for root, role, scale in ((args.gt, 'hq', 1), (args.lq, 'lq', args.scale)):
         if root is not None:
             path = Path(root).expanduser()
-            stores.append(_checked(path, backend_of(path), role, scale))
+            place = Place(path, backend_of(path), role, scale)
+            stores[place] = _names(place)
     return Group(str(args.gt), None, stores)
 
 
-def _checked(path: Path, backend: str, role: str, scale: int) -> Checked:
-    names = open_store(str(path), backend).names()
-    suffix = f'x{scale}' if scale > 1 else ''
-    return Checked(path, backend, role, scale, {name.removesuffix(suffix): name for name in names})
+def _names(place: Place) -> dict[str, str]:
+    suffix = f'x{place.scale}' if place.scale > 1 else ''
+    return {name.removesuffix(suffix): name for name in open_store(str(place.path), place.backend).names()}
 
 
 # ------------------------------------------------------------------------------------------------ looking at images
@@ -169,36 +165,36 @@ def _checked(path: Path, backend: str, role: str, scale: int) -> Checked:
 
 def _look(group: Group, workers: int, any_count: bool) -> tuple[list[str], dict[str, Found]]:
     """Decode every image of a group once; the problems, and what was found under every key."""
-    keys = sorted({key for store in group.stores for key in store.names})
-    problems = [text for store in group.stores for text in _count_problems(group, store, keys, any_count)]
+    keys = sorted({key for names in group.stores.values() for key in names})
+    problems = [text for place in group.stores for text in _count_problems(group, place, keys, any_count)]
     found = {}
     with Progress(f'verify {group.title}', len(keys)) as progress:
-        for key, one in zip(keys, in_processes(functools.partial(_look_at, group), keys, workers), strict=True):
+        tasks = ([(place, names.get(key)) for place, names in group.stores.items()] for key in keys)
+        for key, one in zip(keys, in_processes(_look_at, tasks, workers), strict=True):
             found[key] = one
             problems += one.problems
             progress.step()
     return problems, found
 
 
-def _count_problems(group: Group, store: Checked, keys: list[str], any_count: bool) -> Iterator[str]:
-    expected = group.part.count if group.part else None
-    if expected not in (None, len(store.names)) and not any_count:
-        yield f'{store.path}: {len(store.names):,} images, but {group.title} has {expected:,}; --any_count accepts them'
+def _count_problems(group: Group, place: Place, keys: list[str], any_count: bool) -> Iterator[str]:
+    expected, names = group.part.count if group.part else None, group.stores[place]
+    if expected not in (None, len(names)) and not any_count:
+        yield f'{place.path}: {len(names):,} images, but {group.title} has {expected:,}; --any_count accepts them'
     for key in keys:
-        if key not in store.names:
-            yield f'{store.path}: {key} is missing, other stores of {group.title} have it'
+        if key not in names:
+            yield f'{place.path}: {key} is missing, other stores of {group.title} have it'
 
 
-def _look_at(group: Group, key: str) -> Found:
-    """Everything about one key; runs in a worker."""
+def _look_at(images: list[tuple[Place, str | None]]) -> Found:
+    """Everything about the images of one key, by their stores and names there; runs in a worker."""
     looks, problems = {}, []
     clean: np.ndarray | None = None
-    for place, checked in enumerate(group.stores):
-        if key not in checked.names:
+    for i, (place, name) in enumerate(images):
+        if name is None:
             continue
-        name = checked.names[key]
         try:
-            store = _opened(str(checked.path), checked.backend)
+            store = _opened(str(place.path), place.backend)
             image = _whole(store, name)
         except UserError as error:
             problems.append(str(error))
@@ -206,15 +202,15 @@ def _look_at(group: Group, key: str) -> Found:
         size = (image.shape[0], image.shape[1])
         if store.size(name) != size:
             problems.append(f'{store.path(name)}: meta_info.txt says another size than {size[1]}x{size[0]}')
-        if checked.role == 'hq':
+        if place.role == 'hq':
             clean = image
         elif clean is not None:
-            problem = _misfit(clean, image, checked)
+            problem = _misfit(clean, image, place)
             if problem:
                 problems.append(f'{store.path(name)}: {problem}')
         digest = hashlib.blake2b(f'{image.shape} {image.dtype}'.encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image).data)
-        looks[place] = Look(digest.hexdigest(), size, _thumbnail(image) if checked.role == 'hq' else None)
+        looks[i] = Look(digest.hexdigest(), size, _thumbnail(image) if place.role == 'hq' else None)
     return Found(looks, problems)
 
 
@@ -230,13 +226,13 @@ def _whole(store: Store, name: str) -> np.ndarray:
     return store.pixels(name)
 
 
-def _misfit(clean: np.ndarray, low: np.ndarray, checked: Checked) -> str | None:
+def _misfit(clean: np.ndarray, low: np.ndarray, place: Place) -> str | None:
     """What is wrong with a pair, or None."""
     sides = list(zip(clean.shape[:2], low.shape[:2], strict=True))
-    if any(not 0 <= g - q * checked.scale < checked.scale for g, q in sides):
-        return f'is {low.shape[1]}x{low.shape[0]}, GT {clean.shape[1]}x{clean.shape[0]}, no fit at x{checked.scale}'
-    if checked.role == 'bicubic' and clean.dtype == np.uint8:
-        expected = downscale(clean, checked.scale)
+    if any(not 0 <= g - q * place.scale < place.scale for g, q in sides):
+        return f'is {low.shape[1]}x{low.shape[0]}, GT {clean.shape[1]}x{clean.shape[0]}, no fit at x{place.scale}'
+    if place.role == 'bicubic' and clean.dtype == np.uint8:
+        expected = downscale(clean, place.scale)
         if expected.shape != low.shape:
             return f'has {low.shape[2]} channels, GT has {clean.shape[2]}'
         differ = np.abs(expected.astype(int) - low)
@@ -258,10 +254,10 @@ def _thumbnail(image: np.ndarray) -> np.ndarray | None:
 # ------------------------------------------------------------------------------- checksums, duplicates and leaks
 
 
-def _checksums(store: Checked, seen: dict[str, Look], renew: bool, faulty: bool) -> tuple[list[str], str]:
+def _checksums(store: Place, seen: dict[str, Look], renew: bool, faulty: bool) -> tuple[list[str], str]:
     """Compare with the digests of before, or write them; the problems, and a word for the table."""
     file = store.checksums
-    now = {store.names[key].removesuffix(f'x{store.scale}'): look.digest for key, look in seen.items()}
+    now = {name: look.digest for name, look in seen.items()}
     if file.exists() and not renew:
         before: dict[str, str] = {}
         for line in file.read_text(encoding='utf-8').splitlines():
@@ -287,15 +283,16 @@ def _checksums(store: Checked, seen: dict[str, Look], renew: bool, faulty: bool)
 def _duplicates(group: Group, found: dict[str, Found]) -> Iterator[str]:
     """Images with the same pixels: among partners where there are any (a clean image may have several), or among
     clean images."""
-    paired = [place for place, store in enumerate(group.stores) if store.role == 'lq']
-    place = paired[0] if paired else 0
+    stores = list(group.stores)
+    paired = [i for i, store in enumerate(stores) if store.role == 'lq']
+    chosen = paired[0] if paired else 0
     by_digest = defaultdict(list)
     for key, one in found.items():
-        if place in one.looks:
-            by_digest[one.looks[place].digest].append(key)
+        if chosen in one.looks:
+            by_digest[one.looks[chosen].digest].append(key)
     for keys in by_digest.values():
         if len(keys) > 1:
-            yield f'{group.stores[place].path}: the same pixels in {", ".join(keys)}'
+            yield f'{stores[chosen].path}: the same pixels in {", ".join(keys)}'
 
 
 def _leaks(groups: list[Group], looks: dict[str, dict[str, Look]]) -> Iterator[tuple[str, str | None]]:

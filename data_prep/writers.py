@@ -161,21 +161,22 @@ class LmdbWriter(Writer):
         self._environment = lmdb.open(str(self.folder), map_size=self._map_size(), lock=False)
         self._batch: list[Record] = []
         self._bytes, self._committed = 0, time.monotonic()
-        with self._environment.begin() as transaction:
-            return {key.decode() for key in transaction.cursor().iternext(values=False)}
+        with self._environment.begin(buffers=True) as transaction:
+            headers = {bytes(key).decode(): png_header(bytes(value[:33])) for key, value in transaction.cursor()}
+        self._shapes = {name: (header.height, header.width, header.channels) for name, header in headers.items()}
+        return set(self._shapes)
 
     def write(self, records: Sequence[Record]) -> None:
         self._batch += records
+        self._shapes.update((record.name, record.shape) for record in records)
         self._bytes += sum(len(record.data) for record in records)
         if self._bytes > BATCH_BYTES or time.monotonic() - self._committed > BATCH_SECONDS:
             self._commit()
 
     def complete(self) -> None:
         self._commit()
-        with self._environment.begin(buffers=True) as transaction:
-            headers = [(bytes(key).decode(), png_header(bytes(value[:33]))) for key, value in transaction.cursor()]
         # The last column is BasicSR's compression level, which nothing reads and a copied file does not tell.
-        lines = [f'{name}.png ({header.height},{header.width},{header.channels}) 1\n' for name, header in headers]
+        lines = [f'{name}.png ({h},{w},{c}) 1\n' for name, (h, w, c) in sorted(self._shapes.items())]
         (self.folder / 'meta_info.txt').write_text(''.join(lines), encoding='utf-8')
 
     def close(self) -> None:
