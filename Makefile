@@ -23,6 +23,7 @@ setup: .venv/installed
 	touch $@
 
 DEMO := quickstart_RAMiT_SRx2
+DATA := datasets/quickstart/test/LRx2
 NETWORK := experiments/$(DEMO)/models/net_g_latest.pth
 TABLE := results/$(DEMO)/comparison_quickstart_test.txt
 
@@ -30,10 +31,10 @@ demo: $(TABLE)
 	@cat $(TABLE)
 	@echo "Comparison sheet: $(TABLE:.txt=.png)"
 
-datasets/quickstart: | setup
+$(DATA): | setup
 	$(BIN)/python data_prep/prepare_quickstart.py
 
-$(NETWORK): options/$(DEMO).yml | setup datasets/quickstart
+$(NETWORK): options/$(DEMO).yml | setup $(DATA)
 	$(BIN)/basicsr train -opt options/$(DEMO).yml --auto_resume
 
 $(TABLE): $(NETWORK) options/test_$(DEMO).yml

@@ -121,6 +121,18 @@ def batches(dataset: Dataset, indices: Iterable[int]) -> Callable[[], None]:
     return load
 
 
+class Zeros(Dataset):
+    """Items of the same size made of nothing: what is left is DataLoader's own work, the ceiling for any data set."""
+
+    def __init__(self, patch: int, scale: int) -> None:
+        self.patch, self.scale = patch, scale
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | str]:
+        side = self.patch * self.scale
+        lq, gt = torch.zeros(3, self.patch, self.patch), torch.zeros(3, side, side)
+        return {'lq': lq, 'gt': gt, 'lq_path': 'lq', 'gt_path': 'gt'}
+
+
 def measure_loading(title: str, root: Path, hq: str, lq: str, scale: int, patch: int, rounds: int) -> None:
     """Training items per second. The raw store loads more of them, so that its rounds are not over in an instant."""
     common = {
@@ -141,8 +153,10 @@ def measure_loading(title: str, root: Path, hq: str, lq: str, scale: int, patch:
         'ours, PNG files': batches(PairedRestorationDataset(opt('', 'disk', **template)), few),
         'ours, LMDB': batches(PairedRestorationDataset(opt('.lmdb', 'lmdb')), few),
         'ours, raw store': batches(PairedRestorationDataset(opt('.raw', 'raw')), many),
+        'zeros, no data set': batches(Zeros(patch, scale), many),
     })  # fmt: skip
-    seconds['ours, raw store'] *= len(few) / len(many)
+    for name in ('ours, raw store', 'zeros, no data set'):
+        seconds[name] *= len(few) / len(many)
     table(title, 'items/s', len(few), seconds, 'BasicSR, PNG files')
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from data_prep.catalogue import DataSet, Part, Source, image_files, locate
 from data_prep.images import Header, read_header
 from data_prep.workers import in_threads
-from data_prep.writers import WRITERS
+from data_prep.writers import WRITERS, written
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.text import aligned
 
@@ -205,7 +205,7 @@ def report(plans: list[Plan], target: Path) -> None:
         for store in one.stores:
             images = sum(len(one.names(store, entry)) for entry in one.entries)
             there = store.target.exists()
-            size = 0 if there else one.bytes(store)
+            size = 0 if there else max(0, one.bytes(store) - written(store.target))
             made = 'is there already' if there else _made(one, store)
             rows.append([str(store.target), f'{images:,}', made, _mib(size)])
             total += size

@@ -1,30 +1,26 @@
-"""Make the demo's data: HQ/LQ pairs at scale 2 from the photographs in scikit-image's wheel, as LMDBs.
+"""Make the demo's data: HQ/LQ pairs at scale 2 from the photographs in scikit-image's wheel.
 
     python data_prep/prepare_quickstart.py
 
-writes datasets/quickstart/{train,test}/{HR,LRx2}.lmdb, and the same images as PNG files beside them. Nothing is
-downloaded, and a second run does nothing.
+writes datasets/quickstart/{train,test}/{HR,LRx2} as LMDBs, and the same images as PNG files beside them. Nothing is
+downloaded, a stopped run goes on, and a second one does nothing.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
-import cv2
 import numpy as np
 import skimage
 from PIL import Image
-from tqdm import tqdm
 
-import ramit_arch  # noqa: F401  (makes BasicSR importable)
-
-from basicsr.utils.lmdb_util import make_lmdb_from_imgs  # isort: skip
-from basicsr.utils.matlab_functions import imresize  # isort: skip
+from data_prep.bicubic import downscale
+from data_prep.images import encode
+from data_prep.workers import Progress
+from data_prep.writers import WRITERS, Record
 
 SCALE = 2
 TARGET = Path('datasets/quickstart')
@@ -42,8 +38,7 @@ def make_pair(photograph: Path) -> tuple[np.ndarray, np.ndarray]:
         raise SystemExit(f'{photograph}: not in this scikit-image; install the version of requirements.txt')
     hq = np.asarray(Image.open(photograph).convert('RGB'))[..., ::-1]
     hq = hq[: hq.shape[0] // SCALE * SCALE, : hq.shape[1] // SCALE * SCALE]
-    lq = imresize(hq.astype(np.float32) / 255, 1 / SCALE)
-    return hq, (lq.clip(0, 1) * 255).round().astype(np.uint8)
+    return hq, downscale(hq, SCALE)
 
 
 def tiles(hq: np.ndarray, lq: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -56,33 +51,40 @@ def tiles(hq: np.ndarray, lq: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def make_set(folder: Path, photographs: list[str], in_tiles: bool) -> None:
-    """Write the pairs of one set as PNG files and as LMDBs."""
+    """Write the pairs of one set, as LMDBs and as PNG files."""
     source = Path(skimage.__file__).parent / 'data'
-    for kind in ('HR', f'LRx{SCALE}'):
-        (folder / kind).mkdir(parents=True)
-    for file in tqdm(photographs, desc=f'Make {folder.name} pairs', unit='image', disable=None):
-        pair = make_pair(source / file)
-        for i, (hq, lq) in enumerate(tiles(*pair) if in_tiles else [pair]):
-            name = f'{Path(file).stem}_{i:02}.png' if in_tiles else f'{Path(file).stem}.png'
-            cv2.imwrite(str(folder / 'HR' / name), hq)
-            cv2.imwrite(str(folder / f'LRx{SCALE}' / name), lq)
-    for kind in ('HR', f'LRx{SCALE}'):
-        names = sorted(path.name for path in (folder / kind).iterdir())
-        keys = [Path(name).stem for name in names]
-        with Path(os.devnull).open('w') as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
-            make_lmdb_from_imgs(str(folder / kind), str(folder / f'{kind}.lmdb'), names, keys)
+    job = f'{" ".join(photographs)}, {f"tiles of {TILE}" if in_tiles else "whole"}, x{SCALE}\n'
+    with ExitStack() as stack:
+        writers = {
+            (kind, writer): stack.enter_context(writer(folder / f'{kind}{writer.suffix}', job))
+            for kind, writer in product(('HR', f'LRx{SCALE}'), (WRITERS['lmdb'], WRITERS['png']))
+        }
+        unfinished = {place: writer for place, writer in writers.items() if not writer.finished}
+        if not unfinished:
+            print(f'{folder}: is there already')
+            return
+        with Progress(f'make {folder}', len(photographs), unit='photograph') as progress:
+            for file in photographs:
+                pair = make_pair(source / file)
+                for i, images in enumerate(tiles(*pair) if in_tiles else [pair]):
+                    name = f'{Path(file).stem}_{i:02}' if in_tiles else Path(file).stem
+                    records = dict(zip(('HR', f'LRx{SCALE}'), (_record(name, image) for image in images), strict=True))
+                    for (kind, _), writer in unfinished.items():
+                        writer.put([records[kind]])
+                progress.step()
+        for writer in unfinished.values():
+            writer.finish()
+
+
+def _record(name: str, image: np.ndarray) -> Record:
+    height, width, channels = image.shape
+    return Record(name, (height, width, channels), encode(image))
 
 
 def main() -> None:
-    """Make both sets under another name first, so that a killed run leaves nothing that looks finished."""
-    if TARGET.exists():
-        print(f'{TARGET} is there already.')
-        return
-    unfinished = TARGET.with_name('.quickstart.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
+    """Make both sets."""
     for name, photographs in PHOTOGRAPHS.items():
-        make_set(unfinished / name, photographs, in_tiles=name == 'train')
-    unfinished.rename(TARGET)
+        make_set(TARGET / name, photographs, in_tiles=name == 'train')
     print(f'{TARGET}: {len(PHOTOGRAPHS["train"])} photographs to train on, {len(PHOTOGRAPHS["test"])} to test on.')
 
 

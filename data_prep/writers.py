@@ -52,7 +52,7 @@ class Writer(ABC):
 
     def __init__(self, target: Path, job: str) -> None:
         self.target, self.job = target, job
-        self.folder = target.with_name(f'.{target.name}.unfinished')
+        self.folder = _unfinished(target)
         self._lock = FileLock(target.with_name(f'.{target.name}.lock'))
 
     def __enter__(self) -> Writer:
@@ -249,6 +249,12 @@ class RawWriter(Writer):
 WRITERS: dict[str, type[Writer]] = {'png': FolderWriter, 'lmdb': LmdbWriter, 'raw': RawWriter}
 
 
+def written(target: Path) -> int:
+    """Bytes that an interrupted run has written for a store."""
+    folder = _unfinished(target)
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+
+
 @contextmanager
 def explained(target: Path) -> Iterator[None]:
     """Say what to do about a full disk or a place that cannot be written."""
@@ -264,6 +270,10 @@ def explained(target: Path) -> Iterator[None]:
         else:
             raise
         raise UserError(f'{target}: {text}') from error
+
+
+def _unfinished(target: Path) -> Path:
+    return target.with_name(f'.{target.name}.unfinished')
 
 
 def _is_full(target: Path) -> bool:

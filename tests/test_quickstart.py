@@ -24,7 +24,7 @@ def prepare(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope='module')
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('quickstart')
-    leftover = folder / 'datasets' / '.quickstart.unfinished' / 'train' / 'HR'  # of a run that was killed
+    leftover = folder / 'datasets/quickstart/train/.HR.unfinished'  # of a run that was killed
     leftover.mkdir(parents=True)
     (leftover / 'half.png').write_bytes(b'half')
     prepare(folder)
@@ -56,4 +56,5 @@ def test_second_run_does_nothing(made: Path) -> None:
     before = store.stat().st_mtime_ns
     assert 'there already' in prepare(made).stdout
     assert store.stat().st_mtime_ns == before
-    assert not (made / 'datasets' / '.quickstart.unfinished').exists()
+    assert not [path for path in (made / 'datasets').rglob('.*') if path.name != '.job']
+    assert not list((made / 'datasets').rglob('half.png'))
