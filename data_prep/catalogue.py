@@ -26,10 +26,12 @@ class Source:
     lq: str | None = None
     prefix: str = ''
     strip: str = ''
+    strip_lq: str = ''  # cut off low-quality names besides
 
-    def key(self, file: Path) -> str:
+    def key(self, file: Path, low: bool = False) -> str:
         """The name that an image gets, by which its partner is found."""
-        return self.prefix + re.sub(self.strip, '', file.stem)
+        stem = re.sub(self.strip_lq, '', file.stem) if low else file.stem
+        return self.prefix + re.sub(self.strip, '', stem)
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,8 @@ def plan_own(hq: Path, lq: Path | None, target: Path, options: Options) -> list[
         raise UserError(f'--lq has one scale; --scale is {" ".join(map(str, scales))}')
     scale = scales[0] if scales else 1
     name = 'HR' if scales else 'HQ'
-    source = Source('.', '.' if lq else None, strip=f'x{scale}$' if lq and scales else '')
+    marked = lq is not None and all(file.stem.endswith(f'x{scale}') for file in image_files(lq))
+    source = Source('.', '.' if lq else None, strip_lq=f'x{scale}$' if marked else '')
     part = Part('', 'train', (), None, name, 'LQ' if lq else None, () if lq else scales, ())
     stores = _stores(part, part.scales, target, options)
     if lq is not None and scales:
@@ -267,8 +268,10 @@ def _entries(
 ) -> tuple[list[Entry], list[str]]:
     """All images of a part, and what is wrong with them."""
     where = ' and '.join(str(hq) for _, hq, _ in folders)
-    hq, problems = _named([(source, file) for source, folder, _ in folders for file in image_files(folder)])
-    lq, more = _named([(source, file) for source, _, folder in folders if folder for file in image_files(folder)])
+    hq, problems = _named([(source.key(file), file) for source, folder, _ in folders for file in image_files(folder)])
+    lq, more = _named(
+        [(source.key(file, True), file) for source, _, folder in folders if folder for file in image_files(folder)]
+    )
     problems += more
     if not hq:
         problems.append(f'{where}: no images')
@@ -301,11 +304,10 @@ def _entries(
     ], []
 
 
-def _named(files: list[tuple[Source, Path]]) -> tuple[dict[str, tuple[str, Path]], list[str]]:
+def _named(files: list[tuple[str, Path]]) -> tuple[dict[str, tuple[str, Path]], list[str]]:
     """Names and files under the names in lower case, by which partners are found; and files that share one."""
     named = defaultdict(list)
-    for source, file in files:
-        name = source.key(file)
+    for name, file in files:
         named[name.lower()].append((name, file))
     shared = [
         f'{several[1][1]}: has the name of {several[0][1].name}, but for case or suffix; rename or remove one'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from data_prep import image_statistics
 from data_prep.bicubic import downscale
 from ramit_arch import RAMiT
+from ramit_arch.data.stores import open_store
 
 NAMES = ('baby', 'bird', 'butterfly', 'head', 'woman')
 
@@ -205,6 +207,35 @@ def test_wrong_command_lines(arguments: list[str], word: str, tmp_path: Path) ->
     code, text = run('verify', *arguments, cwd=tmp_path)
     assert code == 1
     assert word in text
+
+
+@pytest.mark.parametrize('format_', ['png', 'lmdb', 'raw'])
+def test_subimages_are_sound(format_: str, tmp_path: Path) -> None:
+    write(tmp_path / 'raw/Set5', *(f'{name}.png' for name in NAMES))
+    cut = ('Set5', '--from', 'raw', '--to', 'data', '--subimages', 24, 24, 0, '--format', format_)
+    assert run('prepare', *cut, cwd=tmp_path)[0] == 0
+    code, text = run('verify', 'data', '--any_count', cwd=tmp_path)
+    assert code == 0, text
+
+
+def test_names_that_end_like_a_scale(tmp_path: Path) -> None:
+    write(tmp_path / 'in', 'matrix2.png', 'b.png')
+    own = ('own', '--from', 'in', '--to', 'data', '--scale', 2, '--format', 'lmdb', 'png')
+    assert run('prepare', *own, cwd=tmp_path)[0] == 0
+    for suffix in ('', '.lmdb'):
+        stores = ('--gt', f'data/HR{suffix}', '--lq', f'data/LRx2{suffix}', '--scale', 2)
+        assert run('verify', *stores, cwd=tmp_path)[0] == 0
+    again = ('own', '--from', 'data/HR', '--lq', 'data/LRx2', '--scale', 2, '--to', 'again')
+    assert run('prepare', *again, cwd=tmp_path)[0] == 0
+    assert open_store(str(tmp_path / 'again/LRx2.lmdb'), 'lmdb').names() == ['b', 'matrix2']
+
+
+def test_a_missing_store_is_told(tmp_path: Path) -> None:
+    for kind in ('HQ', 'LQ'):
+        write(tmp_path / 'raw/Rain100H' / kind, 'a.png', seed=len(kind) + ord(kind[0]))
+    assert run('prepare', 'Rain100H', '--from', 'raw', '--to', 'data', '--any_count', cwd=tmp_path)[0] == 0
+    shutil.rmtree(tmp_path / 'data/Rain100H/LQ')
+    assert problems('data', '--any_count', cwd=tmp_path) == ['Rain100H: LQ is missing']
 
 
 # ------------------------------------------------------------------------------------------------------ statistics
