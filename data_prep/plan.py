@@ -97,6 +97,10 @@ class Plan:
     cut: Cut | None
 
     @property
+    def title(self) -> str:
+        return self.part.to or 'own'
+
+    @property
     def unit(self) -> int:
         """Clean images are cut at multiples of this, so that every scale is cut at the same places."""
         return math.lcm(*(store.scale for store in self.stores))

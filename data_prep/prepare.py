@@ -99,7 +99,7 @@ def build(one: Plan, workers: int) -> None:
         problems = []
         title = ' '.join(store.target.name for store in writers)
         produce = functools.partial(_produce, one)
-        with Progress(f'{one.part.to} {title}'.strip(), len(one.entries), len(one.entries) - len(tasks)) as progress:
+        with Progress(f'{one.title} {title}', len(one.entries), len(one.entries) - len(tasks)) as progress:
             for made in in_threads(produce, tasks, workers):
                 if isinstance(made, str):
                     problems.append(made)
@@ -110,7 +110,7 @@ def build(one: Plan, workers: int) -> None:
         if problems:
             number = '1 file' if len(problems) == 1 else f'{len(problems):,} files'
             raise UserError(
-                '\n  '.join([f'{one.part.to}: {number} cannot be used; mend and run again, it goes on', *problems])
+                '\n  '.join([f'{one.title}: {number} cannot be used; mend and run again, it goes on', *problems])
             )
         for store, writer in writers.items():
             writer.finish()

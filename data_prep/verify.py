@@ -91,13 +91,13 @@ def run(args: argparse.Namespace) -> None:
     rows = [['store', 'images', 'checksums']]
     for group in groups:
         found, clean = _look(group, args.workers or cores(), args.any_count)
+        found += _duplicates(group, clean)
         problems += found
         for i, store in enumerate(group.stores):
             seen = {key: one.looks[i] for key, one in clean.items() if i in one.looks}
             more, state = _checksums(store, seen, args.renew, bool(found))
             problems += more
             rows.append([str(store.path), f'{len(seen):,}', state])
-        problems += _duplicates(group, clean)
         if group.part is not None:
             looks[group.title] = {key: one.looks[0] for key, one in clean.items() if 0 in one.looks}
     for text, reason in _leaks(groups, looks):
@@ -320,8 +320,8 @@ def _leaks(groups: list[Group], looks: dict[str, dict[str, Look]]) -> Iterator[t
                     if distance.min() < NEAR:
                         shared.append(f'{key} = {names[int(distance.argmin())]}')
             if shared:
-                shown = ', '.join(shared)
-                yield f'{test.to} and {train.to} share {len(shared)} pictures: {shown}', known_overlap(train, test)
+                number = '1 picture' if len(shared) == 1 else f'{len(shared):,} pictures'
+                yield f'{test.to} and {train.to} share {number}: {", ".join(shared)}', known_overlap(train, test)
 
 
 if __name__ == '__main__':

@@ -115,6 +115,7 @@ def test_everything_is_reported_at_once(set5: Path, tmp_path: Path) -> None:
 def test_the_same_pixels_twice(set5: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(set5 / 'HR/head.png'), cv2.imread(str(set5 / 'HR/baby.png')), [cv2.IMWRITE_PNG_COMPRESSION, 0])
     assert 'data/Set5/HR: the same pixels in baby, head' in problems(cwd=tmp_path)
+    assert not (set5 / 'HR.checksums.txt').exists()
 
 
 def test_one_clean_image_may_have_several_partners(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_training_image_among_the_test_images_is_a_leak(test_set: str, name: s
     cv2.imwrite(str(tmp_path / 'raw' / test_set / name), change(photograph))
     arguments = ('BSD500', test_set, '--from', 'raw', '--to', 'data', '--any_count')
     assert run('prepare', *arguments, cwd=tmp_path)[0] == 0
-    assert problems('data', '--any_count', cwd=tmp_path) == [f'{test_set} and BSD500 share 1 pictures: x = 2']
+    assert problems('data', '--any_count', cwd=tmp_path) == [f'{test_set} and BSD500 share 1 picture: x = 2']
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_known_overlaps_are_listed_as_known(train: str, test: str, why: str, tmp
     assert run('prepare', *prepare, cwd=tmp_path)[0] == 0
     code, text = run('verify', 'data', '--any_count', cwd=tmp_path)
     assert code == 0
-    assert f'{test} and {train} share 1 pictures: 1 = 1' in text
+    assert f'{test} and {train} share 1 picture: 1 = 1' in text
     assert why in text
 
 
