@@ -119,11 +119,18 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
     )
     prepare.add_argument('--lq', metavar='DIR', help='own: the low-quality partners')
     prepare.add_argument(
-        '--scale', nargs='+', type=int, choices=[2, 3, 4], metavar='N', help='make the LR images of these scales alone'
+        '--scale',
+        nargs='+',
+        action='extend',
+        type=int,
+        choices=[2, 3, 4],
+        metavar='N',
+        help='make the LR images of these scales alone',
     )
     prepare.add_argument(
         '--format',
         nargs='+',
+        action='extend',
         choices=['lmdb', 'raw', 'png'],
         help='what to make: LMDB (training sets by default), raw store without encoding, folder (test sets by default)',
     )
@@ -134,14 +141,16 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
         metavar=('SIZE', 'STEP', 'THRESHOLD'),
         help="cut all images alike, in HQ pixels; BasicSR's crop_size, step and thresh_size",
     )
-    prepare.add_argument('--convert', action='store_true', help='accept 16 bits, palettes, alpha and CMYK as 8-bit RGB')
+    prepare.add_argument('--convert', action='store_true', help='accept 16 bits, palettes, alpha and CMYK as 8-bit')
     prepare.add_argument('--any_count', action='store_true', help='accept another number of images than the paper had')
     prepare.add_argument('--dry_run', action='store_true', help='check everything, tell the size, write nothing')
     verify.add_argument('root', nargs='?', metavar='DIR', help='where `prepare` wrote the data sets')
-    verify.add_argument('--only', nargs='+', metavar='NAME', help='these data sets alone; they must be there')
+    verify.add_argument(
+        '--only', nargs='+', action='extend', metavar='NAME', help='these data sets alone; they must be there'
+    )
     verify.add_argument('--gt', metavar='PATH', help='instead of DIR: clean images, a folder, LMDB or raw store')
     verify.add_argument('--lq', metavar='PATH', help='with --gt: their low-quality partners')
-    verify.add_argument('--scale', type=_positive, default=1, metavar='N', help='with --lq: GT size / LQ size')
+    verify.add_argument('--scale', type=_positive, metavar='N', help='with --lq: GT size / LQ size (default: 1)')
     verify.add_argument('--any_count', action='store_true', help='accept sub-images and parts of a data set')
     verify.add_argument('--renew', action='store_true', help='write the checksums anew instead of comparing')
     statistics.add_argument('roots', nargs='+', metavar='PATH', help='folders, LMDBs or raw stores, taken as one set')

@@ -143,10 +143,8 @@ def locate(part: Part, root: Path) -> list[tuple[Source, Path, Path | None]]:
     (only, *more) = part.layouts[0]
     if root in folders and not more and only.lq is None:
         return [(only, root, None)]
-    looked = ', or '.join(
-        ' and '.join(folder for source in layout for folder in (source.hq, source.lq) if folder)
-        for layout in part.layouts
-    )
+    layouts = [' and '.join(f for source in layout for f in (source.hq, source.lq) if f) for layout in part.layouts]
+    looked = ', or '.join(dict.fromkeys(layouts))
     raise UserError(f'{root}: the folders of {part.to} are not below it, with images in them; looked for {looked}')
 
 
@@ -189,7 +187,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _folder(folders: list[Path], wanted: str) -> Path | None:
     """The folder whose path ends as wanted; raises UserError where two are equally near."""
     parts = [part.lower() for part in Path(wanted).parts]
-    found = [folder for folder in folders if [part.lower() for part in folder.resolve().parts[-len(parts) :]] == parts]
+
+    def ends(path: Path) -> bool:
+        return [part.lower() for part in path.parts[-len(parts) :]] == parts
+
+    # As it is reached, perhaps through links, or as it really is called.
+    found = [folder for folder in folders if ends(folder.absolute()) or ends(folder.resolve())]
     if len(found) > 1 and len(found[0].parts) == len(found[1].parts):
         raise UserError(f'{found[0]} and {found[1]} could both be {wanted}; give the folder of one as --from')
     return found[0] if found else None

@@ -45,10 +45,15 @@ def read_header(path: Path) -> Header:
             if not start:
                 raise UserError(f'{path}: is empty; unpack or copy it again')
             if start.startswith(PNG) and len(start) == 33:
-                return png_header(start)
+                header = png_header(start)
+                if start[12:16] != b'IHDR' or not header.values:
+                    raise UserError(f'{path}: not a PNG that can be read; unpack or copy it again')
+                return header
             file.seek(0)
             with Image.open(file) as image:
                 mode = image.mode
+                if mode in ('I', 'F'):
+                    raise UserError(f'{path}: 32 bits a value; make it 8-bit gray or RGB')
                 channels = _BANDS.get(mode, 3)
                 unusual = None if mode in _BANDS else f'{image.format} of Pillow mode {mode}'
                 return Header(image.height, image.width, channels, False, unusual)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import re
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from data_prep.catalogue import DataSet, Part, Source, image_files, locate
 from data_prep.images import Header, read_header
 from data_prep.workers import in_threads
-from data_prep.writers import WRITERS, written
+from data_prep.writers import WRITERS, Job, is_finished, written
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.text import aligned
 
@@ -58,6 +57,7 @@ class Image:
     file: Path
     header: Header
     bytes: int
+    modified: int  # nanoseconds
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,15 @@ class Plan:
         """Whether a file's bytes are stored as they are."""
         return store.kind != 'bicubic' and store.format != 'raw' and self.cut is None and store.image(entry).header.fits
 
-    def job(self, store: Store) -> str:
-        """All that decides a store's contents: files by name and size, and the options."""
-        files = hashlib.blake2b(digest_size=16)
+    def job(self, store: Store) -> Job:
+        """All that decides a store's contents: the options, and files by name, size and time of change."""
+        cut = f', {self.cut}, multiples of {self.unit}' if self.cut else ''
+        sources = {}
         for entry in self.entries:
             image = store.image(entry)
-            files.update(f'{entry.key}/{image.file.name}/{image.bytes}\n'.encode())
-        cut = f', {self.cut}, multiples of {self.unit}' if self.cut else ''
-        return f'{len(self.entries)} images, files {files.hexdigest()}, {store.kind} x{store.scale}{cut}\n'
+            source = f'{image.file.name} {image.bytes} {image.modified}'
+            sources.update(dict.fromkeys(self.names(store, entry), source))
+        return Job(f'{store.kind} x{store.scale}{cut}', sources)
 
     def bytes(self, store: Store) -> int:
         """About how much a store takes."""
@@ -202,15 +203,16 @@ def report(plans: list[Plan], target: Path) -> None:
     """Print how much disk the stores will take.
 
     Raises:
-        UserError: there is not so much room.
+        UserError: there is not so much room, or something else where a store is to be.
     """
     rows = [['store', 'images', 'made', 'about']]
     total = 0
     for one in plans:
         for store in one.stores:
             images = sum(len(one.names(store, entry)) for entry in one.entries)
-            there = store.target.exists()
-            size = 0 if there else max(0, one.bytes(store) - written(store.target))
+            job = one.job(store)
+            there = is_finished(store.target, job)
+            size = 0 if there else max(0, one.bytes(store) - written(store.target, job))
             made = 'is there already' if there else _made(one, store)
             rows.append([str(store.target), f'{images:,}', made, _mib(size)])
             total += size
@@ -325,12 +327,14 @@ def _image(file: Path, convert: bool) -> Image | str:
     """The image of a file, or what is wrong with it."""
     try:
         header = read_header(file)
-        size = file.stat().st_size
+        status = file.stat()
     except UserError as error:
         return str(error)
+    if not file.name.isprintable():
+        return f'{str(file)!r}: a name that cannot be stored; rename it'
     if header.unusual and not convert:
         return f'{file}: {header.unusual}; make it 8-bit gray or RGB, or let --convert do so'
-    return Image(file, header, size)
+    return Image(file, header, status.st_size, status.st_mtime_ns)
 
 
 def _missing(keys: list[str], count: int | None) -> str:

@@ -32,6 +32,8 @@ OWN = 'own'
 def run(args: argparse.Namespace) -> None:
     """The verb `prepare`."""
     if not args.names:
+        if args.source or args.target:
+            raise UserError('which data set? basicsr prepare NAME --from DIR --to DIR; without options it lists them')
         print(listing())
         return
     if args.source is None or args.target is None:
@@ -46,8 +48,14 @@ def run(args: argparse.Namespace) -> None:
     elif args.lq is not None:
         raise UserError('--lq is for own; where the low-quality images of the paper lie is known')
     else:
-        chosen = [data_set(name) for name in args.names]
-        plans = [one for entry in chosen for one in plan(entry, source, target, options)]
+        plans, problems = [], []
+        for entry in [data_set(name) for name in args.names]:
+            try:
+                plans += plan(entry, source, target, options)
+            except UserError as error:  # tell those of the other sets as well
+                problems.append(str(error))
+        if problems:
+            raise UserError('\n'.join(problems))
     report(plans, target)
     if not args.dry_run:
         for one in plans:

@@ -20,7 +20,7 @@ from PIL import Image
 from data_prep.bicubic import downscale
 from data_prep.images import encode
 from data_prep.workers import Progress
-from data_prep.writers import WRITERS, Record
+from data_prep.writers import WRITERS, Job, Record
 
 SCALE = 2
 TARGET = Path('datasets/quickstart')
@@ -53,7 +53,7 @@ def tiles(hq: np.ndarray, lq: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarr
 def make_set(folder: Path, photographs: list[str], in_tiles: bool) -> None:
     """Write the pairs of one set, as LMDBs and as PNG files."""
     source = Path(skimage.__file__).parent / 'data'
-    job = f'{" ".join(photographs)}, {f"tiles of {TILE}" if in_tiles else "whole"}, x{SCALE}\n'
+    job = Job(f'{" ".join(photographs)}, {f"tiles of {TILE}" if in_tiles else "whole"}, x{SCALE}')
     with ExitStack() as stack:
         writers = {
             (kind, writer): stack.enter_context(writer(folder / f'{kind}{writer.suffix}', job))

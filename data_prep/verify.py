@@ -15,7 +15,7 @@ import hashlib
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from data_prep.images import check_whole
 from data_prep.workers import Progress, cores, in_processes
 from data_prep.writers import WRITERS
 from ramit_arch.data.pixels import in_color
-from ramit_arch.data.stores import EncodedStore, Store, backend_of, open_store
+from ramit_arch.data.stores import EncodedStore, LmdbStore, Store, backend_of, open_store
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.text import aligned
 
@@ -49,8 +49,9 @@ class Place(NamedTuple):
     @property
     def checksums(self) -> Path:
         """Where the digests are; the formats of one store share them."""
-        name = self.path.stem if self.path.suffix in ('.lmdb', '.raw') else self.path.name
-        return self.path.with_name(f'{name}.checksums.txt')
+        path = self.path.absolute()
+        name = path.stem if path.suffix in ('.lmdb', '.raw') else path.name
+        return path.with_name(f'{name}.checksums.txt')
 
 
 class Group(NamedTuple):
@@ -59,6 +60,7 @@ class Group(NamedTuple):
     title: str
     part: Part | None
     stores: dict[Place, dict[str, str]]
+    problems: list[str]  # of stores that cannot be opened
 
 
 class Look(NamedTuple):
@@ -82,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('give either the folder of prepared data sets, or --gt with or without --lq')
     if args.lq is not None and args.gt is None:
         raise UserError('--lq goes with --gt')
+    if args.scale is not None and args.lq is None:
+        raise UserError('--scale goes with --lq')
     if args.gt is not None and args.only:
         raise UserError('--only goes with the folder of prepared data sets')
     groups = [_own_group(args)] if args.gt is not None else list(_groups(Path(args.root).expanduser(), args.only))
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         problems += found
         for i, store in enumerate(group.stores):
             seen = {key: one.looks[i] for key, one in clean.items() if i in one.looks}
-            more, state = _checksums(store, seen, args.renew, bool(found))
+            more, state = _checksums(store, group.stores[store].keys(), seen, args.renew, bool(found))
             problems += more
             rows.append([str(store.path), f'{len(seen):,}', state])
         if group.part is not None:
@@ -123,43 +127,58 @@ def _groups(root: Path, only: list[str] | None) -> Iterator[Group]:
     chosen = [data_set(name) for name in dict.fromkeys(only)] if only else data_sets()
     count = 0
     for part in (part for entry in chosen for part in entry.parts):
-        stores = _stores(root, part)
-        if stores:
+        places = list(_places(root, part))
+        if places:
             count += 1
-            yield Group(part.to, part, stores)
+            yield _group(part.to, part, places)
         elif only:
             raise UserError(f'{root}: {part.to} is not there; make it by `basicsr prepare`')
     if not count:
         raise UserError(f'{root}: no data set of the paper is there; `basicsr prepare` lists and makes them')
 
 
-def _stores(root: Path, part: Part) -> dict[Place, dict[str, str]]:
+def _places(root: Path, part: Part) -> Iterator[Place]:
     """All stores of a part, in all formats; the clean images first."""
-    stores = {}
     for name in part.stores:
         role = 'hq' if name == part.hq else 'lq' if name == part.lq else 'bicubic'
         scale = int(name.removeprefix('LRx')) if role == 'bicubic' else 1
         for format_, writer in WRITERS.items():
             path = root / part.to / (name + writer.suffix)
             if path.is_dir():
-                place = Place(path, 'disk' if format_ == 'png' else format_, role, scale)
-                stores[place] = _names(place)
-    return stores
+                yield Place(path, 'disk' if format_ == 'png' else format_, role, scale)
 
 
 def _own_group(args: argparse.Namespace) -> Group:
-    stores = {}
-    for root, role, scale in ((args.gt, 'hq', 1), (args.lq, 'lq', args.scale)):
+    places = []
+    for root, role, scale in ((args.gt, 'hq', 1), (args.lq, 'lq', args.scale or 1)):
         if root is not None:
             path = Path(root).expanduser()
-            place = Place(path, backend_of(path), role, scale)
-            stores[place] = _names(place)
-    return Group(str(args.gt), None, stores)
+            places.append(Place(path, backend_of(path), role, scale))
+    return _group(str(args.gt), None, places)
 
 
-def _names(place: Place) -> dict[str, str]:
+def _group(title: str, part: Part | None, places: list[Place]) -> Group:
+    stores, problems = {}, []
+    for place in places:
+        try:
+            store = open_store(str(place.path), place.backend)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            stores[place] = names = _names(place, store.names())
+            if not names:
+                problems.append(f'{place.path}: no images')
+            if isinstance(store, LmdbStore) and store.entries() != len(names):
+                problems.append(f'{place.path}: holds {store.entries():,} images, meta_info.txt lists {len(names):,}')
+    roles = {place.role for place in places}
+    wanted = [] if part is None else [('hq', part.hq), *([('lq', part.lq)] if part.lq else [])]
+    problems += [f'{title}: {name} is missing' for role, name in wanted if role not in roles]
+    return Group(title, part, stores, problems)
+
+
+def _names(place: Place, names: list[str]) -> dict[str, str]:
     """The names of a store's images under their keys: in folders the LR images of babyx2.png are called so."""
-    names, suffix = open_store(str(place.path), place.backend).names(), f'x{place.scale}'
+    suffix = f'x{place.scale}'
     marked = place.backend == 'disk' and place.scale > 1 and all(name.endswith(suffix) for name in names)
     return {name.removesuffix(suffix) if marked else name: name for name in names}
 
@@ -170,11 +189,8 @@ def _names(place: Place) -> dict[str, str]:
 def _look(group: Group, workers: int, any_count: bool) -> tuple[list[str], dict[str, Found]]:
     """Decode every image of a group once; the problems, and what was found under every key."""
     keys = sorted({key for names in group.stores.values() for key in names})
-    problems = [text for place in group.stores for text in _count_problems(group, place, keys, any_count)]
-    if group.part is not None:
-        roles = {place.role for place in group.stores}
-        wanted = [('hq', group.part.hq), *([('lq', group.part.lq)] if group.part.lq else [])]
-        problems += [f'{group.title}: {name} is missing' for role, name in wanted if role not in roles]
+    problems = list(group.problems)
+    problems += [text for place in group.stores for text in _count_problems(group, place, keys, any_count)]
     found = {}
     with Progress(f'verify {group.title}', len(keys)) as progress:
         tasks = ([(place, names.get(key)) for place, names in group.stores.items()] for key in keys)
@@ -263,17 +279,19 @@ def _thumbnail(image: np.ndarray) -> np.ndarray | None:
 # ------------------------------------------------------------------------------- checksums, duplicates and leaks
 
 
-def _checksums(store: Place, seen: dict[str, Look], renew: bool, faulty: bool) -> tuple[list[str], str]:
+def _checksums(
+    store: Place, names: Collection[str], seen: dict[str, Look], renew: bool, faulty: bool
+) -> tuple[list[str], str]:
     """Compare with the digests of before, or write them; the problems, and a word for the table."""
     file = store.checksums
     now = {name: look.digest for name, look in seen.items()}
     if file.exists() and not renew:
         before: dict[str, str] = {}
-        for line in file.read_text(encoding='utf-8').splitlines():
+        for line in file.read_text(encoding='utf-8', errors='surrogateescape').splitlines():
             digest, _, name = line.partition('  ')
             before[name] = digest
         since = f'since {file.name} was written'
-        problems = [f'{store.path}: {name} is gone {since}' for name in before.keys() - now.keys()]
+        problems = [f'{store.path}: {name} is gone {since}' for name in before.keys() - set(names)]
         problems += [f'{store.path}: {name} is new {since}' for name in now.keys() - before.keys()]
         problems += [
             f'{store.path}: {name} has other pixels {since}'
@@ -284,8 +302,12 @@ def _checksums(store: Place, seen: dict[str, Look], renew: bool, faulty: bool) -
     if faulty:
         return [], 'not written'
     part = file.with_name(f'.{file.name}.part')
-    part.write_text(''.join(f'{digest}  {name}\n' for name, digest in now.items()), encoding='utf-8')
-    part.replace(file)
+    text = ''.join(f'{digest}  {name}\n' for name, digest in now.items())
+    try:
+        part.write_text(text, encoding='utf-8', errors='surrogateescape')
+        part.replace(file)
+    except OSError as error:  # data that may only be read can still be checked
+        return [], f'not written ({error.strerror})'
     return [], 'written'
 
 

@@ -37,12 +37,32 @@ class Record(NamedTuple):
     data: bytes
 
 
+class Job(NamedTuple):
+    """What a store is made of: by which method, and for every image (by its name there) from which file."""
+
+    method: str
+    sources: dict[str, str] = {}
+
+    def __str__(self) -> str:
+        return '\n'.join([self.method, *(f'{name}\t{source}' for name, source in self.sources.items())]) + '\n'
+
+    @classmethod
+    def of(cls, folder: Path) -> Job | None:
+        """The job of a store, or None where there is none or none of ours."""
+        try:
+            method, *lines = (folder / JOB).read_text(encoding='utf-8').splitlines()
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return cls(method, {name: source for name, _, source in (line.partition('\t') for line in lines)})
+
+
 class Writer(ABC):
     """A store being written; a context manager that holds the lock of its place.
 
     Args:
         target: where the store will be.
-        job: what it is made of, by which method. Another text means another store.
+        job: what it is made of. Another job means another store; an unfinished one is gone on with if it is made by
+            the same method and of the same files as far as it goes.
 
     Raises:
         UserError: on entering, if another process writes here, if something else is here, or if it cannot be written.
@@ -50,12 +70,15 @@ class Writer(ABC):
 
     suffix = ''  # of the store's folder
 
-    def __init__(self, target: Path, job: str) -> None:
+    def __init__(self, target: Path, job: Job) -> None:
         self.target, self.job = target, job
         self.folder = _unfinished(target)
         self._lock = FileLock(target.with_name(f'.{target.name}.lock'))
 
     def __enter__(self) -> Writer:
+        self.finished = is_finished(self.target, self.job)
+        if self.finished:
+            return self
         with explained(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -70,9 +93,12 @@ class Writer(ABC):
         return self
 
     def __exit__(self, *error: object) -> None:
+        if not self._lock.is_locked:  # it was finished before
+            return
         try:
             if not self.finished:
-                self.close()
+                with explained(self.target):
+                    self.close()
         finally:
             self._release()
 
@@ -82,19 +108,21 @@ class Writer(ABC):
         self._lock.release()
 
     def _begin(self) -> None:
-        self.finished = self.target.exists()
+        self.finished = is_finished(self.target, self.job)  # by a run that ended just now
         if self.finished:
-            if _text(self.target / JOB) != self.job:
-                raise UserError(
-                    f'{self.target}: is there already, but not of these files with these options; '
-                    'remove it or choose another --to'
-                )
             return
-        if _text(self.folder / JOB) != self.job:
+        before = Job.of(self.folder)
+        fits = before is not None and before.method == self.job.method
+        self.names = self.open() if fits else set()
+        if before is None or any(before.sources.get(name) != self.job.sources.get(name) for name in self.names):
+            if fits:
+                self.close()
+            fits = False
+        if not fits:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
-            (self.folder / JOB).write_text(self.job, encoding='utf-8')
-        self.names = self.open()
+            self.names = self.open()
+        (self.folder / JOB).write_text(str(self.job), encoding='utf-8')
 
     def put(self, records: Iterable[Record]) -> None:
         """Store images that belong together: after a crash either all or none of them are there, or they are written
@@ -107,7 +135,9 @@ class Writer(ABC):
         with explained(self.target):
             self.complete()
             self.close()
-            _sync(self.folder)
+            for file in (self.folder / JOB, self.folder / 'meta_info.txt', self.folder):
+                if file.exists():
+                    _sync(file)
             self.folder.rename(self.target)
             _sync(self.target.parent)
         self.finished = True
@@ -249,10 +279,27 @@ class RawWriter(Writer):
 WRITERS: dict[str, type[Writer]] = {'png': FolderWriter, 'lmdb': LmdbWriter, 'raw': RawWriter}
 
 
-def written(target: Path) -> int:
-    """Bytes that an interrupted run has written for a store."""
-    folder = _unfinished(target)
-    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+def is_finished(target: Path, job: Job) -> bool:
+    """Whether a store is there already.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if not target.exists():
+        return False
+    if Job.of(target) != job:
+        raise UserError(
+            f'{target}: is there already, but not of these files with these options; remove it or choose another --to'
+        )
+    return True
+
+
+def written(target: Path, job: Job) -> int:
+    """Bytes that an interrupted run has written for a store and that the next one goes on from."""
+    before = Job.of(_unfinished(target))
+    if before is None or before.method != job.method:
+        return 0
+    return sum(file.stat().st_size for file in _unfinished(target).iterdir())
 
 
 @contextmanager
@@ -293,8 +340,8 @@ def _text(file: Path) -> str | None:
         return None
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

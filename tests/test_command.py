@@ -369,7 +369,7 @@ def test_error_in_a_worker_ends_the_run_with_its_own_words(tmp_path: Path) -> No
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith('error:')]
-    assert 'GT of' in line
+    assert 'gt/2.png: not an image' in line
     assert 'not an image that can be read' in line
 
 

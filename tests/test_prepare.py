@@ -297,6 +297,43 @@ def test_a_second_run_does_nothing_and_other_options_are_not_ignored(photographs
     assert run(*own, cwd=tmp_path)[0] == 1
 
 
+def test_other_pixels_in_files_of_the_same_name_and_size_are_other_files(tmp_path: Path) -> None:
+    put(tmp_path / 'a', '0.bmp')
+    time.sleep(0.01)
+    put(tmp_path / 'b', '0.bmp', seed=5)
+    assert run('own', '--from', 'a', '--to', 'data', cwd=tmp_path)[0] == 0
+    code, text = run('own', '--from', 'b', '--to', 'data', cwd=tmp_path)
+    assert code == 1
+    assert 'but not of these files' in text
+
+
+@pytest.mark.parametrize('format_', ['lmdb', 'raw', 'png'])
+def test_after_a_damaged_file_is_mended_it_goes_on(
+    format_: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (photographs / '5.png').read_bytes()
+    (photographs / '5.png').write_bytes(whole[:-30])
+    own = ('own', '--from', 'photographs', '--to', 'data', '--format', format_)
+    assert run(*own, cwd=tmp_path)[0] == 1
+    (photographs / '5.png').write_bytes(whole)
+    made = []
+    original = prepare._produce
+    monkeypatch.setattr(prepare, '_produce', lambda one, task: (made.append(task[0].key), original(one, task))[1])
+    assert run(*own, cwd=tmp_path)[0] == 0
+    assert made == ['5']
+
+
+def test_a_file_that_changed_after_it_was_stored_begins_anew(photographs: Path, tmp_path: Path) -> None:
+    whole = (photographs / '5.png').read_bytes()
+    (photographs / '5.png').write_bytes(whole[:-30])
+    own = ('own', '--from', 'photographs', '--to', 'data')
+    assert run(*own, cwd=tmp_path)[0] == 1
+    (photographs / '5.png').write_bytes(whole)
+    put(photographs, '0.png', size=(30, 30), seed=40)
+    assert run(*own, cwd=tmp_path)[0] == 0
+    assert LmdbStore(str(tmp_path / 'data/HQ.lmdb')).read('0') == (photographs / '0.png').read_bytes()
+
+
 def test_a_store_made_by_something_else_is_left_alone(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / 'data/HQ.lmdb').mkdir(parents=True)
     code, text = run('own', '--from', 'photographs', '--to', 'data', cwd=tmp_path)
@@ -306,7 +343,7 @@ def test_a_store_made_by_something_else_is_left_alone(photographs: Path, tmp_pat
 
 
 def test_two_runs_on_one_target_the_second_stops(photographs: Path, tmp_path: Path) -> None:
-    with writers.LmdbWriter(tmp_path / 'data/HQ.lmdb', 'job'):
+    with writers.LmdbWriter(tmp_path / 'data/HQ.lmdb', writers.Job('job')):
         code, text = run('own', '--from', 'photographs', '--to', 'data', cwd=tmp_path)
         assert code == 1
         assert 'another run is writing it' in text
@@ -347,7 +384,7 @@ def test_a_stopped_run_goes_on(
 
 
 def test_an_unfinished_store_of_other_files_is_begun_anew(photographs: Path, tmp_path: Path) -> None:
-    with writers.LmdbWriter(tmp_path / 'data/HQ.lmdb', 'another job') as writer:
+    with writers.LmdbWriter(tmp_path / 'data/HQ.lmdb', writers.Job('another job')) as writer:
         writer.put([writers.Record('stranger', (1, 1, 3), (photographs / '0.png').read_bytes())])
     assert run('own', '--from', 'photographs', '--to', 'data', cwd=tmp_path)[0] == 0
     assert 'stranger' not in contents(tmp_path / 'data/HQ.lmdb', 'lmdb')
@@ -441,9 +478,9 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(['umount', folder], check=True)
 
 
-@pytest.mark.parametrize('format_', ['lmdb', 'raw', 'png'])
+@pytest.mark.parametrize('formats', [['lmdb'], ['raw'], ['png'], ['png', 'lmdb', 'raw']], ids='+'.join)
 def test_a_disk_that_fills_up_says_so_and_the_next_run_goes_on(
-    format_: str, tmp_path: Path, mounted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    formats: list[str], tmp_path: Path, mounted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = mounted('size=1m')
     noise = np.random.default_rng(0).integers(0, 256, (8, 250, 250, 3), dtype=np.uint8)
@@ -451,7 +488,7 @@ def test_a_disk_that_fills_up_says_so_and_the_next_run_goes_on(
     for i, image in enumerate(noise):
         cv2.imwrite(str(tmp_path / 'in' / f'{i}.png'), image)
     monkeypatch.setattr(writers, 'BATCH_BYTES', 100_000)
-    own = ('own', '--from', 'in', '--to', disk / 'data', '--format', format_)
+    own = ('own', '--from', 'in', '--to', disk / 'data', '--format', *formats)
     code, text = run(*own, cwd=tmp_path)
     assert code == 1
     assert 'the disk is too small' in text
@@ -459,11 +496,12 @@ def test_a_disk_that_fills_up_says_so_and_the_next_run_goes_on(
     code, text = run(*own, cwd=tmp_path)
     assert code == 1
     assert 'the disk is full; make room and run the same command again' in text
-    target = disk / 'data' / f'HQ{writers.WRITERS[format_].suffix}'
-    assert not target.exists()
-    subprocess.run(['mount', '-o', 'remount,size=8m', disk], check=True)
+    targets = {format_: disk / 'data' / f'HQ{writers.WRITERS[format_].suffix}' for format_ in formats}
+    assert not any(target.exists() for target in targets.values())
+    subprocess.run(['mount', '-o', 'remount,size=16m', disk], check=True)
     assert run(*own, cwd=tmp_path)[0] == 0
-    assert len(contents(target, 'disk' if format_ == 'png' else format_)) == 8
+    for format_, target in targets.items():
+        assert len(contents(target, 'disk' if format_ == 'png' else format_)) == 8
 
 
 def test_a_read_only_target(photographs: Path, tmp_path: Path, mounted: Callable[[str], Path]) -> None:
@@ -511,6 +549,7 @@ def saved(mode: str) -> Callable[[Path], None]:
         ('b.bmp', truncated, ['damaged', 'copy it again']),
         ('b.png', Path.touch, ['is empty', 'copy it again']),
         ('b.png', lambda file: file.write_text('<html>not found</html>'), ['not an image', 'copy it again']),
+        ('b.png', lambda file: file.write_bytes(b'\x89PNG\r\n\x1a\n' + bytes(60)), ['not a PNG', 'copy it again']),
         ('b.jpg', saved('CMYK'), ['CMYK', '--convert']),
         ('b.png', saved('I;16'), ['16-bit gray', '--convert']),
         ('b.png', saved('P'), ['palette', '--convert']),
@@ -600,6 +639,41 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert run('Set12', '--from', 'raw', '--to', 'data', '--any_count', cwd=tmp_path)[0] == 0
 
 
+def test_a_link_may_have_the_name_that_is_looked_for(tmp_path: Path) -> None:
+    put(tmp_path / 'elsewhere' / 'xyz', '01.png')
+    (tmp_path / 'raw').mkdir()
+    (tmp_path / 'raw' / 'Set12').symlink_to(tmp_path / 'elsewhere' / 'xyz')
+    assert run('Set12', '--from', 'raw', '--to', 'data', '--any_count', cwd=tmp_path)[0] == 0
+
+
+def test_names_that_cannot_be_stored_are_refused(photographs: Path, tmp_path: Path) -> None:
+    (photographs / '0.png').rename(photographs / 'a\nb.png')
+    assert 'a name that cannot be stored; rename it' in refused('own', '--from', 'photographs', cwd=tmp_path)
+
+
+def test_problems_of_several_data_sets_are_told_at_once(tmp_path: Path) -> None:
+    put(tmp_path / 'Set12', '01.png')
+    put(tmp_path / 'BSD68', '01.png')
+    text = refused('Set12', 'BSD68', 'Set5', '--from', '.', cwd=tmp_path)
+    assert 'Set12 has 12' in text
+    assert 'BSD68 has 68' in text
+    assert 'the folders of Set5 are not below it' in text
+
+
+def test_a_dry_run_tells_of_a_store_that_is_in_the_way(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / 'data/HQ.lmdb').mkdir(parents=True)
+    code, text = run('own', '--from', 'photographs', '--to', 'data', '--dry_run', cwd=tmp_path)
+    assert code == 1
+    assert 'HQ.lmdb: is there already, but not of these files' in text
+
+
+def test_repeated_options_add_up(photographs: Path, tmp_path: Path) -> None:
+    own = ('own', '--from', 'photographs', '--to', 'data', '--scale', 2, '--scale', 3)
+    assert run(*own, '--format', 'raw', '--format', 'lmdb', cwd=tmp_path)[0] == 0
+    names = {path.name for path in (tmp_path / 'data').iterdir()}
+    assert names == {f'{name}.{format_}' for name in ('HR', 'LRx2', 'LRx3') for format_ in ('lmdb', 'raw')}
+
+
 def test_paths_that_are_files(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     assert 'is a file' in refused('own', '--from', 'file', cwd=tmp_path)
@@ -612,6 +686,7 @@ def test_paths_that_are_files(photographs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'word'),
     [
+        (['--from', 'photographs'], 'which data set?'),
         (['Set5'], '--from is missing'),
         (['Set5', '--from', 'photographs'], '--to is missing'),
         (['Rain100H', '--from', 'photographs', '--to', 'data', '--scale', '2'], 'has no low-resolution images'),

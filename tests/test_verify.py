@@ -132,7 +132,6 @@ def test_one_clean_image_may_have_several_partners(tmp_path: Path) -> None:
         ('CBSD68', 'x.png', lambda image: image),
         ('CBSD68', 'x.jpg', lambda image: image),  # other codecs
         ('BSD68', 'x.png', lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)),
-        ('BSD68', 'x.png', lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[:-1, :-1]),
     ],
 )
 def test_a_training_image_among_the_test_images_is_a_leak(test_set: str, name: str, change, tmp_path: Path) -> None:
@@ -189,6 +188,7 @@ def test_a_meta_info_that_lies(tmp_path: Path) -> None:
     found = problems('--gt', 'data/HQ.lmdb', cwd=tmp_path)
     assert 'data/HQ.lmdb/a.png: meta_info.txt says another size than 72x60' in found
     assert any('lists b, but the LMDB has no such key' in line for line in found)
+    assert 'data/HQ.lmdb: holds 1 images, meta_info.txt lists 2' in found
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,7 @@ def test_a_meta_info_that_lies(tmp_path: Path) -> None:
         (['.', '--only', 'Set14'], 'Set14 is not there'),
         (['.', '--only', 'Urban10'], 'did you mean Urban100?'),
         (['.', '--lq', 'x'], '--lq goes with --gt'),
+        (['.', '--scale', '2'], '--scale goes with --lq'),
         (['--gt', 'nowhere'], 'no such folder'),
         (['--gt', '.', '--only', 'Set5'], '--only goes with'),
     ],
@@ -208,6 +209,55 @@ def test_wrong_command_lines(arguments: list[str], word: str, tmp_path: Path) ->
     code, text = run('verify', *arguments, cwd=tmp_path)
     assert code == 1
     assert word in text
+
+
+def test_damaged_stores_do_not_hide_other_problems(tmp_path: Path) -> None:
+    write(tmp_path / 'raw/Set5', *(f'{name}.png' for name in NAMES))
+    prepare = ('Set5', '--from', 'raw', '--to', 'data', '--format', 'lmdb', 'raw', 'png')
+    assert run('prepare', *prepare, cwd=tmp_path)[0] == 0
+    folder = tmp_path / 'data/Set5'
+    os.truncate(folder / 'LRx2.raw/pixels.bin', 100)
+    (folder / 'LRx3.raw/meta_info.txt').write_bytes(b'\xff\xfe junk\n')
+    (folder / 'LRx2.lmdb/meta_info.txt').write_bytes(b'\xff\xfe junk\n')
+    os.truncate(folder / 'LRx3.lmdb/data.mdb', 9000)
+    (folder / 'LRx4.lmdb/data.mdb').unlink()
+    (folder / 'HR/bird.png').unlink()
+    found = problems(cwd=tmp_path)
+    for name in ('LRx2.raw', 'LRx3.raw', 'LRx2.lmdb', 'LRx3.lmdb', 'LRx4.lmdb', 'HR: bird'):
+        assert len([line for line in found if f'data/Set5/{name}' in line]) == 1, (name, found)
+
+
+def test_a_damaged_page_of_an_lmdb_is_told_with_its_image(tmp_path: Path) -> None:
+    write(tmp_path / 'in', *(f'{i:03}.png' for i in range(300)))
+    assert run('prepare', 'own', '--from', 'in', '--to', 'data', cwd=tmp_path)[0] == 0
+    file = tmp_path / 'data/HQ.lmdb/data.mdb'
+    data = bytearray(file.read_bytes())
+    leaves = [at for at in range(8192, len(data), 4096) if data[at + 10 : at + 12] == b'\x02\x00']
+    for at in leaves[:1]:
+        data[at : at + 4096] = bytes(4096)
+    file.write_bytes(data)
+    found = problems('--gt', 'data/HQ.lmdb', cwd=tmp_path)
+    assert found
+    assert all('data/HQ.lmdb' in line for line in found)
+
+
+def test_data_that_may_only_be_read_can_be_verified(
+    set5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **_: object) -> None:
+        raise OSError(30, 'Read-only file system')
+
+    monkeypatch.setattr(Path, 'write_text', refuse)
+    code, text = run('verify', 'data', cwd=tmp_path)
+    assert code == 0
+    assert 'not written (Read-only file system)' in text
+
+
+def test_an_empty_folder_is_a_problem_and_the_current_one_has_a_name(set5: Path, tmp_path: Path) -> None:
+    (tmp_path / 'empty').mkdir()
+    assert problems('--gt', 'empty', cwd=tmp_path) == ['empty: no images']
+    assert run('verify', '--gt', '.', cwd=set5 / 'HR')[0] == 0
+    assert (set5 / 'HR.checksums.txt').exists()
 
 
 @pytest.mark.parametrize('format_', ['png', 'lmdb', 'raw'])

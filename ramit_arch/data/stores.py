@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from ramit_arch.data.pixels import decode
 from ramit_arch.errors import UserError, suggestion
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers alone here, so no image is too large for it
 SUFFIXES = frozenset(('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'))
 # BasicSR's meta_info.txt: `name.png (h,w,c)`, in an LMDB followed by the compression level. Names may have spaces.
 META_LINE = re.compile(r'^(?P<name>.+?)(\s+\((?P<h>\d+),\s*(?P<w>\d+)(,\s*\d+)?\).*)?$')
@@ -78,6 +79,8 @@ def parse_meta_info(file: str | Path) -> dict[str, tuple[int, int] | None]:
         text = Path(file).read_text(encoding='utf-8')
     except OSError as error:
         raise UserError(f'{file}: cannot read the meta-info file ({error.strerror})') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'{file}: not a text file') from error
     sizes: dict[str, tuple[int, int] | None] = {}
     for line in text.splitlines():
         match = META_LINE.match(line.strip())
@@ -150,12 +153,18 @@ class LmdbStore(EncodedStore):
         self.root = root
         if not Path(root, 'data.mdb').is_file():
             raise UserError(f'{root}: no LMDB here (data.mdb is missing){_hint(root)}')
+        self._file = str(Path(root).resolve())
+        _environment(self._file)  # sees that it can be opened
         sizes = parse_meta_info(Path(root, 'meta_info.txt'))
         self._files = {str(Path(file).with_suffix('')): file for file in sizes}
         self._sizes = {str(Path(file).with_suffix('')): size for file, size in sizes.items()}
 
     def names(self) -> list[str]:
         return sorted(self._sizes)
+
+    def entries(self) -> int:
+        """How many images the LMDB holds, listed or not."""
+        return _environment(self._file).stat()['entries']
 
     def path(self, name: str) -> str:
         return str(Path(self.root, self._files[name]))
@@ -167,8 +176,11 @@ class LmdbStore(EncodedStore):
         return size
 
     def read(self, name: str) -> bytes:
-        with _environment(str(Path(self.root).resolve())).begin() as transaction:
-            value = transaction.get(name.encode())
+        try:
+            with _environment(self._file).begin() as transaction:
+                value = transaction.get(name.encode())
+        except lmdb.Error as error:
+            raise UserError(f'{self.root}: {name} cannot be read ({error}); build the LMDB anew') from error
         if value is None:
             raise UserError(f'{self.root}: meta_info.txt lists {name}, but the LMDB has no such key; build it anew')
         return value
@@ -235,8 +247,8 @@ class RawStore:
         self._images: dict[str, RawImage] = {}
         try:
             lines = meta.read_text(encoding='utf-8').splitlines()
-        except OSError as error:
-            raise UserError(f'{meta}: cannot be read ({error.strerror}); build the store anew') from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f'{meta}: cannot be read ({error}); build the store anew') from error
         for number, line in enumerate(lines, 1):
             image = RawImage.from_line(line)
             if image is None:
@@ -268,4 +280,6 @@ def _mapped(path: str) -> np.ndarray:
 
 def _hint(root: str) -> str:
     """What `io_backend.type` fits a root, if another does."""
-    return f'; for what is there set io_backend.type to {backend_of(root)}' if Path(root).is_dir() else ''
+    if not Path(root).is_dir() or (backend_of(root) == 'disk' and Path(root).suffix in ('.lmdb', '.raw')):
+        return ''
+    return f'; for what is there set io_backend.type to {backend_of(root)}'
