@@ -73,11 +73,14 @@ class Writer(ABC):
     def __init__(self, target: Path, job: Job) -> None:
         self.target, self.job = target, job
         self.folder = _unfinished(target)
-        self._lock = FileLock(target.with_name(f'.{target.name}.lock'))
+        self._lock_file = target.with_name(f'.{target.name}.lock')
+        self._lock = FileLock(self._lock_file)
 
     def __enter__(self) -> Writer:
         self.finished = is_finished(self.target, self.job)
         if self.finished:
+            if self._lock_file.exists():  # of a run that was killed after its last step
+                self._lock_file.unlink(missing_ok=True)
             return self
         with explained(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +107,7 @@ class Writer(ABC):
 
     def _release(self) -> None:
         if self.target.exists():  # before that another run may just be opening the lock's file
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock_file.unlink(missing_ok=True)
         self._lock.release()
 
     def _begin(self) -> None:

@@ -334,6 +334,14 @@ def test_a_file_that_changed_after_it_was_stored_begins_anew(photographs: Path, 
     assert LmdbStore(str(tmp_path / 'data/HQ.lmdb')).read('0') == (photographs / '0.png').read_bytes()
 
 
+def test_the_lock_of_a_run_killed_after_its_last_step_is_removed(photographs: Path, tmp_path: Path) -> None:
+    own = ('own', '--from', 'photographs', '--to', 'data')
+    assert run(*own, cwd=tmp_path)[0] == 0
+    (tmp_path / 'data/.HQ.lmdb.lock').touch()
+    assert run(*own, cwd=tmp_path)[0] == 0
+    assert [path.name for path in (tmp_path / 'data').iterdir()] == ['HQ.lmdb']
+
+
 def test_a_store_made_by_something_else_is_left_alone(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / 'data/HQ.lmdb').mkdir(parents=True)
     code, text = run('own', '--from', 'photographs', '--to', 'data', cwd=tmp_path)
