@@ -59,6 +59,8 @@ def read_header(path: Path) -> Header:
                 return Header(image.height, image.width, channels, False, unusual)
     except UnidentifiedImageError as error:
         raise UserError(f'{path}: not an image that can be read; unpack or copy it again') from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f'{path}: larger than Pillow allows; cut it ({error})') from error
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
 

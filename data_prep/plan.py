@@ -16,7 +16,7 @@ from data_prep.catalogue import DataSet, Part, Source, image_files, locate
 from data_prep.images import Header, read_header
 from data_prep.workers import in_threads
 from data_prep.writers import WRITERS, Job, is_finished, written
-from ramit_arch.errors import UserError
+from ramit_arch.errors import UserError, counted
 from ramit_arch.evaluation.text import aligned
 
 PNG_SHARE = 0.65  # of a photograph's bytes that its PNG takes, about
@@ -246,8 +246,7 @@ def _mib(size: float) -> str:
 
 
 def _refuse(name: str, problems: list[str]) -> list[Plan]:
-    number = '1 problem' if len(problems) == 1 else f'{len(problems):,} problems'
-    raise UserError('\n  '.join([f'{name}: {number}, nothing was written', *problems]))
+    raise UserError('\n  '.join([f'{name}: {counted(len(problems), "problem")}, nothing was written', *problems]))
 
 
 def _scales(part: Part, options: Options) -> tuple[int, ...]:
@@ -258,13 +257,16 @@ def _scales(part: Part, options: Options) -> tuple[int, ...]:
     return part.scales if options.scales is None else options.scales
 
 
+def _formats(part: Part, options: Options) -> tuple[str, ...]:
+    return options.formats or (('png',) if part.use == 'test' else ('lmdb',))
+
+
 def _stores(part: Part, scales: tuple[int, ...], target: Path, options: Options) -> list[Store]:
-    formats = options.formats or (('png',) if part.use == 'test' else ('lmdb',))
     kinds = [(part.hq, 'hq', 1), *([(part.lq, 'lq', 1)] if part.lq else [])]
     kinds += [(f'LRx{scale}', 'bicubic', scale) for scale in scales]
     return [
         Store(target / part.to / (name + WRITERS[format_].suffix), format_, kind, scale)
-        for format_ in formats
+        for format_ in _formats(part, options)
         for name, kind, scale in kinds
     ]
 
@@ -297,7 +299,7 @@ def _entries(
             problems.append(image)
         else:
             images[file] = image
-    if (options.formats is None and part.use == 'train') or (options.formats and 'lmdb' in options.formats):
+    if 'lmdb' in _formats(part, options):
         problems += [
             f"{file}: BasicSR's LMDB reader takes names in ASCII without dots; rename it, or --format raw"
             for key, file in hq.values()

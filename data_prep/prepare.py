@@ -24,7 +24,7 @@ from data_prep.images import check_whole, encode, read_pixels
 from data_prep.plan import Cut, Entry, Image, Options, Plan, Store, plan, plan_own, report
 from data_prep.workers import Progress, cores, in_threads
 from data_prep.writers import WRITERS, Record, Writer
-from ramit_arch.errors import UserError
+from ramit_arch.errors import UserError, counted
 
 OWN = 'own'
 
@@ -116,10 +116,8 @@ def build(one: Plan, workers: int) -> None:
                         writers[store].put(records)
                 progress.step()
         if problems:
-            number = '1 file' if len(problems) == 1 else f'{len(problems):,} files'
-            raise UserError(
-                '\n  '.join([f'{one.title}: {number} cannot be used; mend and run again, it goes on', *problems])
-            )
+            head = f'{one.title}: {counted(len(problems), "file")} cannot be used; mend and run again, it goes on'
+            raise UserError('\n  '.join([head, *problems]))
         for store, writer in writers.items():
             writer.finish()
             print(f'{store.target}: {sum(len(one.names(store, entry)) for entry in one.entries):,} images')

@@ -27,9 +27,9 @@ from data_prep.catalogue import Part, data_set, data_sets, known_overlap
 from data_prep.images import check_whole
 from data_prep.workers import Progress, cores, in_processes
 from data_prep.writers import WRITERS
-from ramit_arch.data.pixels import in_color
+from ramit_arch.data.pixels import decode, in_color
 from ramit_arch.data.stores import EncodedStore, LmdbStore, Store, backend_of, open_store
-from ramit_arch.errors import UserError
+from ramit_arch.errors import UserError, counted
 from ramit_arch.evaluation.text import aligned
 
 THUMB = 16  # pixels a side of the thumbnail by which images are recognised
@@ -67,7 +67,6 @@ class Look(NamedTuple):
     """What decoding one image showed."""
 
     digest: str
-    size: tuple[int, int]
     thumb: np.ndarray | None  # of clean images, None if flat
 
 
@@ -110,8 +109,7 @@ def run(args: argparse.Namespace) -> None:
     if known:
         print('\n  '.join(['known to overlap:', *known]))
     if problems:
-        number = '1 problem' if len(problems) == 1 else f'{len(problems):,} problems'
-        raise UserError('\n  '.join([number, *problems]))
+        raise UserError('\n  '.join([counted(len(problems), 'problem'), *problems]))
     print('no problems')
 
 
@@ -234,7 +232,7 @@ def _look_at(images: list[tuple[Place, str | None]]) -> Found:
                 problems.append(f'{store.path(name)}: {problem}')
         digest = hashlib.blake2b(f'{image.shape} {image.dtype}'.encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image).data)
-        looks[i] = Look(digest.hexdigest(), size, _thumbnail(image) if place.role == 'hq' else None)
+        looks[i] = Look(digest.hexdigest(), _thumbnail(image) if place.role == 'hq' else None)
     return Found(looks, problems)
 
 
@@ -245,9 +243,11 @@ def _opened(path: str, backend: str) -> Store:
 
 def _whole(store: Store, name: str) -> np.ndarray:
     """An image's pixels, after seeing that its file is whole: decoders fill in what is missing."""
-    if isinstance(store, EncodedStore):
-        check_whole(store.read(name), store.path(name))
-    return store.pixels(name)
+    if not isinstance(store, EncodedStore):
+        return store.pixels(name)
+    data, path = store.read(name), store.path(name)
+    check_whole(data, path)
+    return decode(data, path)
 
 
 def _misfit(clean: np.ndarray, low: np.ndarray, place: Place, piece: bool) -> str | None:
@@ -342,8 +342,8 @@ def _leaks(groups: list[Group], looks: dict[str, dict[str, Look]]) -> Iterator[t
                     if distance.min() < NEAR:
                         shared.append(f'{key} = {names[int(distance.argmin())]}')
             if shared:
-                number = '1 picture' if len(shared) == 1 else f'{len(shared):,} pictures'
-                yield f'{test.to} and {train.to} share {number}: {", ".join(shared)}', known_overlap(train, test)
+                text = f'{test.to} and {train.to} share {counted(len(shared), "picture")}: {", ".join(shared)}'
+                yield text, known_overlap(train, test)
 
 
 if __name__ == '__main__':

@@ -115,17 +115,18 @@ class Writer(ABC):
         if self.finished:
             return
         before = Job.of(self.folder)
-        fits = before is not None and before.method == self.job.method
-        self.names = self.open() if fits else set()
-        if before is None or any(before.sources.get(name) != self.job.sources.get(name) for name in self.names):
-            if fits:
-                self.close()
-            fits = False
-        if not fits:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir()
+        if before is None or before.method != self.job.method:
+            self._clear()
+        self.names = self.open()
+        if before and any(before.sources.get(name) != self.job.sources.get(name) for name in self.names):
+            self.close()
+            self._clear()
             self.names = self.open()
         (self.folder / JOB).write_text(str(self.job), encoding='utf-8')
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
 
     def put(self, records: Iterable[Record]) -> None:
         """Store images that belong together: after a crash either all or none of them are there, or they are written

@@ -17,6 +17,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f' (did you mean {spelt[near[0]]}?)' if near else ''
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 problem', '1,200 problems'."""
+    return f'{number:,} {noun}' if number == 1 else f'{number:,} {noun}s'
+
+
 def check_keys(given: Iterable[str], known: Collection[str], where: str) -> None:
     """Refuse keys that nothing reads.
 

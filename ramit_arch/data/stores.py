@@ -20,7 +20,6 @@ from PIL import Image, UnidentifiedImageError
 from ramit_arch.data.pixels import decode
 from ramit_arch.errors import UserError, suggestion
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers alone here, so no image is too large for it
 SUFFIXES = frozenset(('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'))
 # BasicSR's meta_info.txt: `name.png (h,w,c)`, in an LMDB followed by the compression level. Names may have spaces.
 META_LINE = re.compile(r'^(?P<name>.+?)(\s+\((?P<h>\d+),\s*(?P<w>\d+)(,\s*\d+)?\).*)?$')
@@ -134,8 +133,8 @@ class FolderStore(EncodedStore):
         try:
             with Image.open(path) as image:
                 return image.height, image.width
-        except UnidentifiedImageError as error:
-            raise UserError(f'{path}: not an image that can be read') from error
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise UserError(f'{path}: not an image that can be read, or larger than Pillow allows') from error
         except OSError as error:
             raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
 
