@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import ramit_arch.archs.ramit_arch as ramit_arch_module
 from ramit_arch import RAMiT
 from ramit_arch.archs.ramit_arch import symmetric_pad
 from ramit_arch.evaluation.complexity import Measurement, cells, complexity
@@ -62,6 +63,13 @@ def golden_network(name: str) -> RAMiT:
     network.double()
     for buffer, key in [(network.mean, 'img_mean'), (network.std, 'img_std')]:
         buffer.copy_(torch.tensor(options[key], dtype=torch.float64).view_as(buffer))  # not rounded to float32
+    return network
+
+
+def reproducible_tiny(**options: object) -> RAMiT:
+    """A small network whose attentions and biases differ from their initial values."""
+    network = tiny(**options)
+    network.load_state_dict(reproducible(network.state_dict()))
     return network
 
 
@@ -145,7 +153,7 @@ def test_complexity_row_reads_as_in_table_2(milliseconds: float, shown: str) -> 
     with torch.device('meta'):
         cost = complexity(RAMiT(), 3, 2)
     row = cells('RAMiT', 2, cost, Measurement(milliseconds / 1e3, 2**29, 'CPU'))
-    assert row == ['RAMiT', 'x2', '940K', '163.4G', '2,543M', shown, '0.50 GiB']
+    assert row == ['RAMiT', 'x2', '940K', '163.3G', '2,543M', shown, '0.50 GiB']
 
 
 # ------------------------------------------------------------------------------------------------- DaViT (Tab. A)
@@ -193,12 +201,11 @@ def test_davit_full_has_the_elements_of_table_a() -> None:
         assert torch.allclose(out, x + mixed)  # pre-normalised: what is added is not
         assert helper is None
         # windows do not shift: a window's output depends on that window alone, whose positions are all alike
-        qkv = block.qkv_proj(block.norm1(x))
-        attended = block.attn(qkv, None)
-        changed = qkv.clone()
+        attended = block.attend(x)
+        changed = x.clone()
         changed[:, 4:] += 1
-        assert torch.allclose(block.attn(changed, None)[:, :4], attended[:, :4])
-        assert torch.allclose(block.attn(qkv.flip(1), None).flip(1), attended, atol=1e-6)
+        assert torch.allclose(block.attend(changed)[:, :4], attended[:, :4])
+        assert torch.allclose(block.attend(x.flip(1)).flip(1), attended, atol=1e-6)
 
 
 @pytest.mark.parametrize('block', ['davit_core', 'davit_full'])
@@ -272,6 +279,37 @@ def test_any_size_from_one_pixel_up(height: int, width: int, batch: int, upscale
         out = network(torch.rand(batch, 3, height, width))
     assert out.shape == (batch, 3, height * upscale, width * upscale)
     assert out.isfinite().all()
+
+
+@given(
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.integers(1, 2),
+    st.sampled_from([64, 300, 1000, 2500]),
+    st.sampled_from([{}, {'mobivari_version': 1}, {'chsa_head_ratio': 0}, {'block': 'davit_core'}]),
+)
+def test_bands_of_rows_give_what_whole_maps_give(height: int, width: int, batch: int, band: int, options: dict) -> None:
+    network, x = reproducible_tiny(**options).double(), torch.rand(batch, 3, height, width, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        whole = network(x)
+        patch.setattr(ramit_arch_module, 'BAND', band)
+        torch.testing.assert_close(network(x), whole, atol=1e-10, rtol=0)
+
+
+def test_images_are_computed_in_bands_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ramit_arch_module, 'BAND', 512)
+    network, heights = tiny(drop_path=0.5), []
+    attention = network.stage1.blocks['block1'].sp_attn
+    attention.register_forward_pre_hook(lambda _, inputs: heights.append(len(inputs[0])))
+    with torch.no_grad():
+        network(torch.rand(1, 3, 48, 64))
+    assert heights == [8 * 4] * 3 * 2  # windows of 4x4 in bands of 512 pixels; 48 rows of 64
+    heights.clear()
+    network(torch.rand(1, 3, 48, 64))
+    network.train()
+    with torch.no_grad():  # what is dropped is drawn for whole maps
+        network(torch.rand(1, 3, 48, 64))
+    assert heights == [12 * 16] * 2
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

@@ -5,7 +5,8 @@ Subeen Choe. The parts follow the paper's Fig. 2 from left to right; section and
 
 Between the shallow module and the reconstruction module every feature map is token-major, (N, H, W, C): 1x1
 convolutions and layer norms then act on the last, contiguous axis, and a 3x3 convolution sees the same memory as a
-channels-last image. Parameter names and shapes are those of the published checkpoints.
+channels-last image. What needs no more than a few rows of a map is computed band by band (`in_bands`) where no gradient
+is wanted. Parameter names and shapes are those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
-    'leaky_relu': nn.LeakyReLU,
-    'relu6': nn.ReLU6,
-    'relu': nn.ReLU,
+    'leaky_relu': partial(nn.LeakyReLU, inplace=True),
+    'relu6': partial(nn.ReLU6, inplace=True),
+    'relu': partial(nn.ReLU, inplace=True),
     'gelu': nn.GELU,
     'silu': nn.SiLU,
 }
 BLOCKS = ('d_ramit', 'davit_core', 'davit_full')  # the paper's, and those it is compared with in Tab. A
 MAX_LOGIT_SCALE = math.log(1 / 0.01)  # tau stays above 0.01 (Sec. 3.2)
 DOWNSIZINGS = 2  # stages 2 and 3 work at 1/2 and 1/4 of the resolution
+BAND = 8192  # pixels that `in_bands` takes at once: maps of C to 3C channels then fit into a processor's cache
 
 
 # ------------------------------------------------------------------------------------------------ common parts
@@ -39,13 +41,16 @@ DOWNSIZINGS = 2  # stages 2 and 3 work at 1/2 and 1/4 of the resolution
 class PointwiseConv(nn.Conv2d):
     """1x1 convolution of a token-major map: (N, H, W, in) -> (N, H, W, out), a matrix product over the last axis."""
 
-    def __init__(self, in_dim: int, out_dim: int, groups: int = 1, bias: bool = True) -> None:
-        super().__init__(in_dim, out_dim, 1, groups=groups, bias=bias)
+    def __init__(self, in_dim: int, out_dim: int, bias: bool = True) -> None:
+        super().__init__(in_dim, out_dim, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.groups == 1:
-            return F.linear(x, self.weight.flatten(1), self.bias)
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor, part: slice = slice(None)) -> Tensor:
+        """`part`: the output channels to compute."""
+        weight, bias = self.weight[part], None if self.bias is None else self.bias[part]
+        if x.is_cuda:
+            return F.linear(x, weight.flatten(1), bias)
+        # On a CPU oneDNN's convolution, up to twice as fast as the product of the BLAS library.
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -90,6 +95,53 @@ def symmetric_pad(image: Tensor, multiple: int) -> Tensor:
     return image
 
 
+def in_bands(
+    function: Callable[..., Tensor],
+    *maps: Tensor,
+    training: bool,
+    multiple: int = 1,
+    halo: int = 0,
+    shift: int = 0,
+) -> Tensor:
+    """`function(*maps)` of token-major maps, computed from bands of rows.
+
+    What the function holds in between then stays in the processor's cache and never needs memory for a whole map. In
+    training, with gradients, in a graph that is compiled, and on a GPU, all rows are one band.
+
+    Args:
+        function: makes (N, H, W, any) of maps (N, H, W, any), for any H that is a multiple of `multiple`.
+        training: whether the function may draw random numbers, which are for whole maps.
+        multiple: rows of which bands are made.
+        halo: rows above and below that the function looks at for a pixel; it may pad with zeros at the maps' borders.
+        shift: the function sees the maps rolled up and left by this, and its result is rolled back; without halo.
+    """
+    n, h, w, _ = maps[0].shape
+    rows = max(BAND // (n * w * multiple), 1) * multiple
+    eager = not (training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+    if rows >= h or not eager or maps[0].device.type != 'cpu':
+        if not shift:
+            return function(*maps)
+        rolled = function(*(x.roll((-shift, -shift), (1, 2)) for x in maps))
+        return rolled.roll((shift, shift), (1, 2))
+    whole: Tensor | None = None
+    for top in range(shift, h + shift, rows):
+        bottom, above = min(top + rows, h + shift), max(top - halo, 0)
+        bands = [x[:, above : bottom + halo] for x in maps]
+        if shift:
+            if bottom > h:  # around the border
+                bands = [torch.cat([band, x[:, : bottom - h]], 1) for band, x in zip(bands, maps, strict=True)]
+            part = function(*(band.roll(-shift, 2) for band in bands)).roll(shift, 2)
+        else:
+            part = function(*bands)[:, top - above : bottom - above]
+        if whole is None:
+            whole = part.new_empty(n, h, w, part.shape[-1])
+        whole[:, top:bottom] = part[:, : h - top]
+        if bottom > h:
+            whole[:, : bottom - h] = part[:, h - top :]
+    assert whole is not None
+    return whole
+
+
 class MobiVari(nn.Module):
     """MobileNet variant (Appendix A.1, Fig. A): (N, H, W, in_dim) -> (N, H, W, out_dim).
 
@@ -107,18 +159,23 @@ class MobiVari(nn.Module):
         if version == 2:
             width = int(in_dim * exp_factor)
             width += groups - width % groups  # a full group is added even when it divides: 64 * 1.2 -> 76 -> 80
-            self.exp_conv = PointwiseConv(in_dim, width, groups)
-        self.dw_conv = DepthwiseConv(width)
-        self.pw_conv = PointwiseConv(width, out_dim)
+            self.exp_conv = nn.Conv2d(in_dim, width, 1, groups=groups)
+        self.dw_conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.pw_conv = nn.Conv2d(width, out_dim, 1)
         self.act = ACTIVATIONS[activation]()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Maps whose channels follow each other, `in_dim` of them in total."""
+        return in_bands(self.mix, *maps, training=self.training, halo=1)
+
+    def mix(self, *maps: Tensor) -> Tensor:
+        x = (torch.cat(maps, -1) if len(maps) > 1 else maps[0]).permute(0, 3, 1, 2)
         if self.version == 2:
             wide = self.act(self.exp_conv(x))
             out = self.pw_conv(self.act(self.dw_conv(wide) + wide))
         else:
             out = self.act(self.pw_conv(self.act(self.dw_conv(x)) + x))
-        return out + x if self.skip else out
+        return (out + x if self.skip else out).permute(0, 2, 3, 1)
 
 
 # ------------------------------------------------------------------------------- D-RAMiT block (Sec. 3.2, Fig. 2b, 3b)
@@ -133,16 +190,22 @@ def relative_position_index(window_size: int) -> Tensor:
 
 
 def partition(x: Tensor, window_size: int) -> Tensor:
-    """Cut (N, H, W, C) into windows: (N * H/M * W/M, M^2, C)."""
+    """Cut (N, H, W, C) into windows: (N * H/M * W/M, M, M, C)."""
     n, h, w, c = x.shape
     x = x.view(n, h // window_size, window_size, w // window_size, window_size, c)
-    return x.transpose(2, 3).reshape(-1, window_size**2, c)
+    return x.transpose(2, 3).reshape(-1, window_size, window_size, c)
 
 
-def merge(windows: Tensor, window_size: int, h: int, w: int) -> Tensor:
-    """Inverse of `partition`: (N * H/M * W/M, M^2, C) -> (N, H, W, C)."""
-    x = windows.view(-1, h // window_size, w // window_size, window_size, window_size, windows.shape[-1])
-    return x.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
+def merge(windows: Tensor, h: int, w: int) -> Tensor:
+    """Inverse of `partition`: (N * H/M * W/M, M, M, C) -> (N, H, W, C)."""
+    _, window_size, _, c = windows.shape
+    x = windows.view(-1, h // window_size, w // window_size, window_size, window_size, c)
+    return x.transpose(2, 3).reshape(-1, h, w, c)
+
+
+def length(x: Tensor, axis: int) -> Tensor:
+    """Euclidean norm along an axis, which stays as one of size 1; not zero, to divide by."""
+    return torch.linalg.vector_norm(x, dim=axis, keepdim=True).clamp(min=1e-12)
 
 
 class MultiHeadAttention(nn.Module):
@@ -162,11 +225,9 @@ class MultiHeadAttention(nn.Module):
         self.proj = PointwiseConv(heads * head_dim, heads * head_dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def scale(self) -> Tensor | float:
-        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() if self.cosine else self.head_dim**-0.5
-
-    def unit(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1) if self.cosine else x
+    def scale(self) -> Tensor:
+        """1/tau, (heads, 1, 1)."""
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
 
 class SpatialAttention(MultiHeadAttention):
@@ -182,27 +243,33 @@ class SpatialAttention(MultiHeadAttention):
             self.register_buffer('relative_position_index', relative_position_index(window_size))
             self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
 
-    def bias(self) -> Tensor | None:
-        """(heads, M^2, M^2); with `cosine` off there is none."""
-        if not self.cosine:
-            return None
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+    def bias(self) -> Tensor:
+        """(1, heads, M^2, M^2); contiguous and with four axes, as the fused kernel for CPUs wants it."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()[None]
 
     def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
-        """qkv (N, H, W, heads * 3 * D), helper (N, H, W, D) or none -> (N, H, W, heads * D)."""
-        _, h, w, _ = qkv.shape
-        windows = partition(qkv, self.window_size).unflatten(2, (self.heads, 3, self.head_dim))
-        q, k, v = windows.permute(3, 0, 2, 1, 4).unbind(0)  # each (windows, heads, M^2, D)
+        """Windows qkv (B, M, M, heads * 3 * D), helper (B, M, M, D) or none -> (B, M, M, heads * D)."""
+        m = self.window_size
+        qkv = qkv.reshape(-1, m * m, self.heads, 3, self.head_dim)
+        qk, v = qkv[..., :2, :], qkv[..., 2, :]  # (B, M^2, heads, 2, D) and (B, M^2, heads, D)
         if helper is not None:
-            v = v * partition(helper, self.window_size).unsqueeze(1)
-        q = self.unit(q) * self.scale()
-        k = self.unit(k)
+            v = v * helper.reshape(-1, m * m, 1, self.head_dim)
+        bias, scale = None, self.head_dim**-0.5
+        if self.cosine:  # unit vectors, those of q times 1/tau
+            tau = 1 / self.scale()
+            qk = (qk / (length(qk, -1) * torch.cat([tau, torch.ones_like(tau)], 1))).to(qk.dtype)
+            bias, scale = self.bias().to(qk.dtype), 1.0
+        q, k = qk.transpose(1, 2).unbind(3)  # each (B, heads, M^2, D)
+        v = v.transpose(1, 2)
         dropout = self.attn_drop if self.training else 0.0
-        bias = self.bias()
-        bias = bias if bias is None else bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=bias, dropout_p=dropout, scale=1.0)
-        out = merge(out.transpose(1, 2).flatten(2), self.window_size, h, w)
-        return self.proj_drop(self.proj(out))
+        # On a CPU the fused kernel has no gradient of the bias, and in bfloat16 it is the slower one.
+        if q.is_cuda or (q.dtype != torch.bfloat16 and not torch.is_grad_enabled()):
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+        else:
+            scores = q @ k.transpose(-2, -1)
+            scores = scores * scale if bias is None else scores.add_(bias)
+            out = F.dropout(scores.softmax(-1), dropout) @ v
+        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(-1, m, m, self.heads * self.head_dim)))
 
 
 class ChannelAttention(MultiHeadAttention):
@@ -211,14 +278,15 @@ class ChannelAttention(MultiHeadAttention):
     def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, 1) or none -> (N, H, W, heads * D)."""
         n, h, w, _ = qkv.shape
-        tokens = qkv.reshape(n, h * w, self.heads, 3, self.head_dim)
-        q, k, v = tokens.permute(3, 0, 2, 4, 1).unbind(0)  # each (N, heads, D, HW)
+        q, k, v = qkv.reshape(n, h * w, self.heads, 3, self.head_dim).permute(3, 0, 2, 1, 4)  # each (N, heads, HW, D)
         if helper is not None:
-            v = v * helper.reshape(n, 1, 1, h * w)
-        similarity = self.unit(q) @ self.unit(k).transpose(-2, -1)  # (N, heads, D, D)
-        attention = (similarity * self.scale()).softmax(dim=-1)
-        out = F.dropout(attention, self.attn_drop, self.training).to(v.dtype) @ v  # (N, heads, D, HW)
-        return self.proj_drop(self.proj(out.flatten(1, 2).transpose(1, 2).reshape(n, h, w, -1)))
+            v = v * helper.reshape(n, 1, h * w, 1)
+        scale: Tensor | float = self.head_dim**-0.5
+        if self.cosine:
+            scale = self.scale() / (length(q, -2).transpose(-2, -1) * length(k, -2))
+        attention = (q.transpose(-2, -1) @ k * scale).softmax(dim=-1)  # (N, heads, D, D)
+        out = v @ F.dropout(attention, self.attn_drop, self.training).to(v.dtype).transpose(-2, -1)
+        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(n, h, w, -1)))
 
 
 class FeedForward(nn.Module):
@@ -257,7 +325,8 @@ class DRAMiTBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = head_dim = dim // (spatial_heads + channel_heads)
-        self.spatial_qkv = 3 * spatial_heads * head_dim
+        self.spatial, self.channel = slice(3 * spatial_heads * head_dim), slice(3 * spatial_heads * head_dim, None)
+        self.window_size = window_size
         self.shift = window_size // 2 if shifted else 0
         self.drop_path_rate = drop_path_rate
         self.helps = reciprocal_helper and spatial_heads > 0 and channel_heads > 0
@@ -273,34 +342,39 @@ class DRAMiTBlock(nn.Module):
         self.ffn = FeedForward(dim, hidden_ratio)
         self.norm2 = layer_norm(dim)
 
-    def attend(self, x: Tensor, helper: Helper | None) -> tuple[Tensor, Helper | None]:
-        """Both attentions side by side (Eq. 2): (N, H, W, C) and what they tell the next block."""
+    def attend(self, x: Tensor, helper: Helper | None) -> tuple[list[Tensor], Helper | None]:
+        """Both attentions (Eq. 2) of (N, H, W, C), C channels together, and what they tell the next block."""
         to_spatial, to_channel = helper if helper and self.helps else (None, None)
-        qkv = self.qkv_proj(x)
-        outs = []
+        attentions = []
         if self.sp_attn is not None:
-            outs.append(self.sp_attn(qkv[..., : self.spatial_qkv], to_spatial))
+            maps = [x] if to_spatial is None else [x, to_spatial]
+            windows = {'multiple': self.window_size, 'shift': self.shift}
+            attentions.append(in_bands(self.attend_windows, *maps, training=self.training, **windows))
         if self.ch_attn is not None:
-            outs.append(self.ch_attn(qkv[..., self.spatial_qkv :], to_channel))
+            attentions.append(self.ch_attn(self.qkv_proj[0](x, self.channel), to_channel))
         if not self.helps:
-            return torch.cat(outs, -1), None
-        spatial, channel = outs
+            return attentions, None
+        spatial, channel = attentions
         over_heads = channel.unflatten(-1, (-1, self.head_dim)).mean(-2)  # (N, H, W, D)
-        return torch.cat(outs, -1), (over_heads, spatial.mean(-1, keepdim=True))
+        return attentions, (over_heads, spatial.mean(-1, keepdim=True))
+
+    def attend_windows(self, x: Tensor, helper: Tensor | None = None) -> Tensor:
+        """SPSA of x (N, H, W, C), helper (N, H, W, D) or none -> (N, H, W, spatial heads * D)."""
+        assert self.sp_attn is not None
+        _, h, w, _ = x.shape
+        qkv = self.qkv_proj[0](partition(x, self.window_size), self.spatial)
+        return merge(self.sp_attn(qkv, None if helper is None else partition(helper, self.window_size)), h, w)
+
+    def feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Both residual additions: x and its mixed attention (N, H, W, C) -> the block's output."""
+        x = x + drop_path(self.norm1(mixed), self.drop_path_rate, self.training)
+        return x + drop_path(self.norm2(self.ffn(x)), self.drop_path_rate, self.training)
 
     def forward(self, x: Tensor, helper: Helper | None = None) -> tuple[Tensor, Tensor, Helper | None]:
         """x (N, H, W, C) -> the block's output, its mixed attention for H-RAMi, the helper of the next block."""
-        if self.shift:
-            roll = partial(torch.roll, shifts=(-self.shift, -self.shift), dims=(1, 2))
-            back = partial(torch.roll, shifts=(self.shift, self.shift), dims=(1, 2))
-            attended, helper = self.attend(roll(x), helper and (roll(helper[0]), roll(helper[1])))
-            attended, helper = back(attended), helper and (back(helper[0]), back(helper[1]))
-        else:
-            attended, helper = self.attend(x, helper)
-        mixed = self.mobivari(attended)  # Eq. 1
-        x = x + drop_path(self.norm1(mixed), self.drop_path_rate, self.training)
-        x = x + drop_path(self.norm2(self.ffn(x)), self.drop_path_rate, self.training)
-        return x, mixed, helper
+        attentions, helper = self.attend(x, helper)
+        mixed = self.mobivari(*attentions)  # Eq. 1
+        return in_bands(self.feed_forward, x, mixed, training=self.training), mixed, helper
 
 
 class DaViTBlock(nn.Module):
@@ -324,6 +398,7 @@ class DaViTBlock(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
+        self.window_size = window_size
         self.drop_path_rate = drop_path_rate
         self.position1, self.position2 = DepthwiseConv(dim), DepthwiseConv(dim)
         self.norm1, self.norm2 = layer_norm(dim), layer_norm(dim)
@@ -336,10 +411,16 @@ class DaViTBlock(nn.Module):
         self.mobivari = mobivari(dim, dim)
         self.ffn = FeedForward(dim, hidden_ratio)
 
+    def attend(self, x: Tensor) -> Tensor:
+        if isinstance(self.attn, ChannelAttention):
+            return self.attn(self.qkv_proj(x), None)
+        _, h, w, _ = x.shape
+        return merge(self.attn(self.qkv_proj(partition(x, self.window_size)), None), h, w)
+
     def forward(self, x: Tensor, helper: Helper | None = None) -> tuple[Tensor, Tensor, Helper | None]:
         """x (N, H, W, C) -> the block's output, its mixed attention for H-RAMi, no helper."""
         x = x + self.position1(x)
-        mixed = self.mobivari(self.attn(self.qkv_proj(self.norm1(x)), None))
+        mixed = self.mobivari(self.attend(self.norm1(x)))
         x = x + drop_path(mixed, self.drop_path_rate, self.training)
         x = x + self.position2(x)
         return x + drop_path(self.ffn(self.norm2(x)), self.drop_path_rate, self.training), mixed, None
@@ -404,7 +485,7 @@ class Bottleneck(nn.Module):
             if i > 0:
                 pooled = F.max_pool2d(pooled, 2)
             scales.append(pixel_shuffle(x + F.leaky_relu(pooled).permute(0, 2, 3, 1), 2**i))
-        return self.norm(self.mobivari(torch.cat(scales, -1)))
+        return self.norm(self.mobivari(*scales))
 
 
 class HRAMi(nn.Module):
@@ -416,7 +497,7 @@ class HRAMi(nn.Module):
 
     def forward(self, encoder_attentions: Sequence[Tensor], last_attention: Tensor) -> Tensor:
         upsampled = [pixel_shuffle(x, 2**i) for i, x in enumerate(encoder_attentions)]
-        return self.mobivari(torch.cat([*upsampled, last_attention], -1))
+        return self.mobivari(*upsampled, last_attention)
 
 
 class Reconstruction(nn.Module):

@@ -57,7 +57,7 @@ def complexity(network: nn.Module, in_chans: int, upscale: int) -> Complexity:
     Counted as Mult-Adds are convolutions, matrix products (both attentions included) and element-wise products between
     tensors (the reciprocal helper's, H-RAMi's and the attentions' scales), one each. Not counted are additions, layer
     norms, softmax and activation functions. Every published count is met within 0.5%; the rest is which element-wise
-    products were counted there (the helper's, for one, also in blocks that have none).
+    products were counted there (the helper's also in blocks that have none, those of all queries with 1/tau).
 
     Args:
         network: maps (1, in_chans, h, w) to (1, in_chans, h * upscale, w * upscale); it is not changed.
@@ -148,7 +148,7 @@ HEADER = ['network', 'scale', '#Params', 'Mult-Adds', 'activations', 'time', 'pe
 
 
 def cells(name: str, upscale: int, cost: Complexity, measured: Measurement | None) -> list[str]:
-    """A row of the table: `RAMiT_SRx2  x2  940K  163.4G  1,174M  11.2 s  1.61 GiB`."""
+    """A row of the table: `RAMiT_SRx2  x2  940K  163.3G  1,174M  11.2 s  1.61 GiB`."""
     giga = cost.mult_adds / 1e9
     row = [
         name,
