@@ -6,7 +6,9 @@ import copy
 import csv
 import json
 import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -15,10 +17,12 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from helpers import TINY_NETWORK, tiny_options, write_pairs
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramit_arch import RAMiT, RAMiTModel
 from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import read_weights
+from ramit_arch.models.compute import enable_checkpointing, read_compute
 
 PLACE = {'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1}
 
@@ -114,6 +118,61 @@ def test_bf16_changes_the_numbers_a_little_and_keeps_float32_weights(tmp_path: P
     torch.testing.assert_close(full.output, half.output, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize('options', [{'checkpointing': True}, {'channels_last': True}, {'tf32': True}])
+def test_how_it_is_computed_changes_no_step(options: dict, tmp_path: Path) -> None:
+    plain, other = make_model(tmp_path), make_model(tmp_path, **options)
+    for iteration in (1, 2):
+        step(plain, iteration)
+        step(other, iteration)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(other)[name], value, atol=1e-6, rtol=0)
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(tmp_path: Path) -> None:
+    kept = {}
+    for checkpointing in (False, True):
+        model = make_model(tmp_path, checkpointing=checkpointing)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: (sizes.append(x.nbytes), x)[1], lambda x: x
+        ):
+            model.net_g(batch()['lq'])
+        kept[checkpointing] = sum(sizes)
+    assert kept[True] < kept[False] / 2
+
+
+def test_checkpointing_of_a_network_that_cannot_is_refused() -> None:
+    with pytest.raises(UserError, match=r'train\.checkpointing: Conv2d cannot'):
+        enable_checkpointing(torch.nn.Conv2d(3, 3, 3))
+
+
+def test_compiled_training_takes_the_same_steps_and_scores_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))  # the graph without C++
+    plain, compiled = make_model(tmp_path), make_model(tmp_path, compile=True, val={'compile': True})
+    for iteration in (1, 2):
+        step(plain, iteration)
+        step(compiled, iteration)
+    for model in (plain, compiled):
+        model.feed_data(batch())
+        model.test()
+    torch.testing.assert_close(compiled.output, plain.output, atol=1e-5, rtol=0)
+    assert weights(compiled).keys() == weights(plain).keys()
+
+
+def test_the_log_says_how_it_is_computed_and_why() -> None:
+    cpu, gpu = torch.device('cpu'), torch.device('cuda')
+    _, line = read_compute({'bf16': True}, 'train', cpu)
+    assert 'bf16 on (train.bf16), tf32 off (only GPUs have it), channels_last off (default: no gain on a CPU)' in line
+    training, line = read_compute({}, 'train', gpu)
+    assert (training.tf32, training.channels_last, training.bf16, training.compile) == (True, True, False, False)
+    assert 'tf32 on (default: faster, and as good for training)' in line
+    validation, line = read_compute({'channels_last': False}, 'val', gpu)
+    assert not validation.tf32  # scores are of float32
+    assert 'channels_last off (val.channels_last)' in line
+
+
 def test_ema_follows_the_weights_and_validates(tmp_path: Path) -> None:
     model = make_model(tmp_path, ema_decay=0.5)
     before = weights(model)
@@ -127,15 +186,41 @@ def test_ema_follows_the_weights_and_validates(tmp_path: Path) -> None:
         torch.testing.assert_close(model.output, model.net_g_ema(batch()['lq']))
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
+def test_a_loss_that_was_not_finite_stops_before_anything_is_logged_saved_or_scored(tmp_path: Path) -> None:
     model = make_model(tmp_path)
     step(model, 1)
-    before = weights(model)
     bad = batch()
     bad['gt'][0, 0, 0, 0] = math.nan
-    with pytest.raises(UserError, match=r'(?s)iteration 2: the loss is nan.*lower train\.optim_g\.lr'):
-        step(model, 2, bad)
-    assert all(torch.equal(before[name], value) for name, value in weights(model).items())
+    step(model, 2, bad)
+    step(model, 3)
+    message = r'(?s)the loss of iteration 2 is not finite.*lower train\.optim_g\.lr'
+    with pytest.raises(UserError, match=message):
+        model.get_current_log()
+    with pytest.raises(UserError, match=message):
+        model.save(0, 3)
+    assert not list(tmp_path.rglob('net_g_*.pth'))
+    with pytest.raises(UserError, match=message):
+        model.validation([], 3, None)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that Python asks of tensors; on a GPU each would wait for all that was computed before."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_loss_is_read_back_only_when_it_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path)
+    monkeypatch.setattr(model.optimizer_g, 'step', lambda: None)  # Adam reads its count of steps, which is on the CPU
+    with Reads() as reads:
+        step(model, 1)
+        assert reads.count == 0
+        assert model.get_current_log()['l_pix'] > 0
+        assert reads.count > 0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
     'leaky_relu': partial(nn.LeakyReLU, inplace=True),
@@ -427,10 +428,11 @@ class DaViTBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks in a row."""
+    """Blocks in a row. With `checkpointing` set, a backward pass computes what is inside them again."""
 
     def __init__(self, blocks: Sequence[DRAMiTBlock | DaViTBlock]) -> None:
         super().__init__()
+        self.checkpointing = False
         self.blocks = nn.ModuleDict({f'block{i}': block for i, block in enumerate(blocks)})
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -438,7 +440,10 @@ class Stage(nn.Module):
         helper: Helper | None = None
         mixed = x
         for block in self.blocks.values():
-            x, mixed, helper = block(x, helper)
+            if self.checkpointing and torch.is_grad_enabled():
+                x, mixed, helper = checkpoint(block, x, helper, use_reentrant=False)
+            else:
+                x, mixed, helper = block(x, helper)
         return x, mixed
 
 

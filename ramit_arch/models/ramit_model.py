@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,15 @@ from ramit_arch.errors import UserError, check_keys
 from ramit_arch.evaluation.protocols import check_protocol, describe, validation_metrics
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.models.checkpoints import load_weights, read_weights
+from ramit_arch.models.compute import COMPUTE_KEYS, TRAIN_COMPUTE_KEYS, enable_checkpointing, read_compute
 from ramit_arch.models.schedule import Schedule, read_schedule
 
 RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
 TRAIN_KEYS = frozenset(
     'total_iter warmup_iter optim_g scheduler progressive lr_batch_size lr_rule warm_start pixel_opt perceptual_opt '
-    'ema_decay accumulate grad_clip_norm bf16'.split()
-)
-VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'protocol', 'metrics', 'bf16'])
+    'ema_decay accumulate grad_clip_norm'.split()
+).union(TRAIN_COMPUTE_KEYS)
+VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'protocol', 'metrics', *COMPUTE_KEYS])
 
 
 def check_model_options(opt: dict[str, Any]) -> Schedule | None:
@@ -76,12 +76,14 @@ class RAMiTModel(SRModel):
     train.accumulate: k: a batch passes in k parts, with the gradient of the whole; memory falls, nothing else changes.
     train.grad_clip_norm: largest norm of the gradient.
     val.protocol: SR, CDN, GDN, LLE or DR: the metrics of a task (`evaluation.protocols`); `val.metrics` may add others.
-    train.bf16, val.bf16: bfloat16 autocast in training and in validation.
+    train.bf16, tf32, channels_last, compile, checkpointing; val.bf16, tf32, channels_last, compile: how the network is
+        computed (`models.compute`); the log says what was chosen and why.
 
     Checkpoints may be plain state dicts, BasicSR's `params` and `params_ema`, or safetensors.
 
     Raises:
-        UserError: for unknown or wrong keys, checkpoints that do not fit, and on a loss that is not finite.
+        UserError: for unknown or wrong keys, checkpoints that do not fit, and when a loss was not finite, which is seen
+            where it is read back: every `logger.print_freq` iterations, and before anything is saved or validated.
     """
 
     net_g: nn.Module
@@ -97,10 +99,23 @@ class RAMiTModel(SRModel):
         if opt.get('val'):
             opt['val'] = {**opt['val'], 'metrics': validation_metrics(opt)}
         super().__init__(opt)
+        self.val_compute, line = read_compute(opt.get('val') or {}, 'val', self.device)
+        if opt.get('val') or not self.is_train:
+            get_root_logger().info(line)
+        self._val_network: tuple[nn.Module, Any] | None = None
 
     # -------------------------------------------------------------------------------------------------- set-up
 
     def init_training_settings(self) -> None:
+        self.train_compute, line = read_compute(self.opt['train'], 'train', self.device)
+        get_root_logger().info(line)
+        net = self.get_bare_model(self.net_g)
+        if self.train_compute.checkpointing:
+            enable_checkpointing(net)
+        if self.train_compute.channels_last:
+            net.to(memory_format=torch.channels_last)
+        self.losses: dict[str, Tensor] = {}
+        self.failed_at = torch.zeros((), dtype=torch.int64, device=self.device)  # first iteration without finite loss
         self._require_gradients(warm_start=self.schedule.in_warm_start(1))
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and self._fresh_warm_start():
@@ -141,6 +156,7 @@ class RAMiTModel(SRModel):
         self.in_warm_start = warm_start
         if self.opt['dist']:  # DDP looks once at what needs gradients
             self.net_g = self.model_to_device(net)
+        self.trained = self.train_compute.network(self.net_g)
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -180,19 +196,18 @@ class RAMiTModel(SRModel):
         for i, (lq, gt) in enumerate(zip(self.lq.tensor_split(parts), self.gt.tensor_split(parts), strict=True)):
             share = len(lq) / len(self.lq)
             with self._synchronised(i == parts - 1):
-                with self._autocast('train'):
-                    output = self.net_g(lq).float()
+                with self.train_compute.active():
+                    output = self.trained(self.train_compute.image(lq)).float()
                 terms = self._losses(output, gt)
                 (share * torch.stack(list(terms.values())).sum()).backward()
             for name, value in terms.items():
                 losses[name] = losses.get(name, 0) + share * value.detach()
         self.output = output.detach()
-        self._stop_unless_finite(losses, current_iter)
         limit = self.opt['train'].get('grad_clip_norm')
         if limit:
             nn.utils.clip_grad_norm_(self.net_g.parameters(), limit)
         self.optimizer_g.step()
-        self.log_dict = self.reduce_loss_dict(losses)
+        self._keep(losses, current_iter)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
 
@@ -205,22 +220,34 @@ class RAMiTModel(SRModel):
             losses |= {k: v for k, v in {'l_percep': perceptual, 'l_style': style}.items() if v is not None}
         return losses
 
-    def _autocast(self, section: str) -> AbstractContextManager:
-        enabled = bool((self.opt.get(section) or {}).get('bf16', False))
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
     def _synchronised(self, last: bool) -> AbstractContextManager:
         """Gradients are exchanged between processes with the last part of a batch only."""
         return self.net_g.no_sync() if isinstance(self.net_g, DistributedDataParallel) and not last else nullcontext()
 
-    def _stop_unless_finite(self, losses: dict[str, Tensor], current_iter: int) -> None:
-        total = torch.stack(list(losses.values())).sum()
+    def _keep(self, losses: dict[str, Tensor], iteration: int) -> None:
+        """Keep the losses where they were computed: reading them would make every iteration wait for a GPU."""
+        self.losses = losses
+        failed = ~torch.stack(list(losses.values())).sum().isfinite() & (self.failed_at == 0)
+        self.failed_at = torch.where(failed, iteration, self.failed_at)
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the last iteration, the mean over all processes."""
+        self._stop_unless_finite()
+        self.log_dict = self.reduce_loss_dict(self.losses)
+        return self.log_dict
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        self._stop_unless_finite()
+        super().save(epoch, current_iter)
+
+    def _stop_unless_finite(self) -> None:
         if self.opt['dist']:
-            torch.distributed.all_reduce(total)  # all processes stop together
-        if not math.isfinite(total.item()):
+            torch.distributed.all_reduce(self.failed_at, torch.distributed.ReduceOp.MAX)  # all processes stop together
+        iteration = int(self.failed_at)
+        if iteration:
             states = self.opt['path']['training_states']
             raise UserError(
-                f'iteration {current_iter}: the loss is {total.item()}; stopped before the weights were changed.\n'
+                f'the loss of iteration {iteration} is not finite; nothing was saved since.\n'
                 f'Resume from {states} with a lower train.optim_g.lr or with train.grad_clip_norm'
             )
 
@@ -229,11 +256,20 @@ class RAMiTModel(SRModel):
     def test(self) -> None:
         # The bare network: a process that validates alone must not wait for the others.
         net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
+        if self._val_network is None or self._val_network[0] is not net:
+            if self.val_compute.channels_last:
+                net.to(memory_format=torch.channels_last)
+            self._val_network = net, self.val_compute.network(net)
         training = net.training
         net.eval()
-        with torch.no_grad(), self._autocast('val'):
-            self.output = net(self.lq).float()
+        with torch.no_grad(), self.val_compute.active():
+            self.output = self._val_network[1](self.val_compute.image(self.lq)).float()
         net.train(training)
+
+    def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
+        if self.is_train:
+            self._stop_unless_finite()
+        super().validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(
         self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
@@ -300,7 +336,8 @@ class RAMiTModel(SRModel):
             'scale': self.opt.get('scale', 1),
             'iteration': current_iter if self.is_train else None,
             'checkpoint': None if self.is_train else self.opt['path'].get('pretrain_network_g'),
-            'bf16': bool(self.opt['val'].get('bf16', False)),
+            'bf16': self.val_compute.bf16,
+            'tf32': self.val_compute.tf32,
             'network_g': self.opt['network_g'],
             **describe(self.opt, section, getattr(self.get_bare_model(self.net_g), 'multiple', None)),
         }

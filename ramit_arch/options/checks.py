@@ -19,6 +19,7 @@ from basicsr.utils import registry
 from ramit_arch.archs.ramit_arch import RAMiT
 from ramit_arch.errors import UserError, check_keys, suggestion
 from ramit_arch.evaluation.scores import ROW_KEYS
+from ramit_arch.models.compute import COMPUTE_KEYS, TRAIN_COMPUTE_KEYS
 from ramit_arch.options import FLOAT_AS_TEXT
 
 # With RAMiTModel every key has a reader; what another model reads is not ours to know.
@@ -28,7 +29,9 @@ _TOP_KEYS = frozenset(
 )
 _PATH_KEYS = frozenset('pretrain_network_g strict_load_g param_key_g resume_state ignore_resume_networks'.split())
 _LOGGER_KEYS = frozenset('print_freq save_checkpoint_freq use_tb_logger wandb'.split())
-_OWN_TRAIN_KEYS = frozenset('progressive lr_batch_size lr_rule warm_start accumulate grad_clip_norm bf16'.split())
+_OWN_TRAIN_KEYS = frozenset('progressive lr_batch_size lr_rule warm_start accumulate grad_clip_norm'.split()).union(
+    TRAIN_COMPUTE_KEYS
+)
 
 
 def _number(value: Any) -> bool:
@@ -61,11 +64,12 @@ _VALUES = {
     'train.total_iter': _COUNT, 'train.warmup_iter': _integer(-1), 'train.optim_g': _SECTION,
     'train.scheduler': _SECTION, 'train.ema_decay': _SHARE, 'train.pixel_opt': _SECTION,
     'train.perceptual_opt': _SECTION, 'train.warm_start': _SECTION, 'train.accumulate': _COUNT,
-    'train.lr_batch_size': _COUNT, 'train.grad_clip_norm': _POSITIVE, 'train.bf16': _FLAG,
-    'val.val_freq': _COUNT, 'val.save_img': _FLAG, 'val.pbar': _FLAG, 'val.bf16': _FLAG, 'val.metrics': _SECTION,
+    'train.lr_batch_size': _COUNT, 'train.grad_clip_norm': _POSITIVE,
+    'val.val_freq': _COUNT, 'val.save_img': _FLAG, 'val.pbar': _FLAG, 'val.metrics': _SECTION,
     'logger.print_freq': _COUNT, 'logger.save_checkpoint_freq': _COUNT, 'logger.use_tb_logger': _FLAG,
     'logger.wandb': _SECTION, 'path.strict_load_g': _FLAG, 'path.param_key_g': _one_of('params', 'params_ema'),
     'path.pretrain_network_g': _TEXT, 'path.resume_state': _TEXT,
+    **{f'train.{key}': _FLAG for key in TRAIN_COMPUTE_KEYS}, **{f'val.{key}': _FLAG for key in COMPUTE_KEYS},
 }  # fmt: skip
 _DATASET_VALUES = {
     'name': _NAME, 'type': _TEXT, 'dataroot_gt': _TEXT, 'dataroot_lq': _TEXT, 'meta_info_file': _TEXT,

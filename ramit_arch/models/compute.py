@@ -1,0 +1,97 @@
+"""How a network is computed: precision, memory layout, compilation and recomputation, keys of `train` and `val`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramit_arch.errors import UserError
+
+COMPUTE_KEYS = ('bf16', 'tf32', 'channels_last', 'compile')
+TRAIN_COMPUTE_KEYS = (*COMPUTE_KEYS, 'checkpointing')
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What is set for training or for validation.
+
+    bf16: bfloat16 autocast; weights stay in float32.
+    tf32: products and convolutions of float32 on the TF32 units of a GPU, with 10 bits of mantissa.
+    channels_last: images and weights of convolutions in the channels-last memory format.
+    compile: `torch.compile`, one graph; every size of input is compiled on its own.
+    checkpointing: activations inside a block are computed again for the backward pass instead of kept.
+    """
+
+    device: torch.device
+    bf16: bool
+    tf32: bool
+    channels_last: bool
+    compile: bool
+    checkpointing: bool = False
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Compute as set. TF32 stays set after it: it belongs to the process, and backward passes need it too."""
+        if self.device.type == 'cuda':
+            torch.backends.cuda.matmul.allow_tf32 = self.tf32
+            torch.backends.cudnn.allow_tf32 = self.tf32
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    def image(self, image: Tensor) -> Tensor:
+        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+
+    def network(self, network: nn.Module) -> Any:
+        """What to call instead of the network, whose parameters it shares."""
+        return torch.compile(network, fullgraph=True, dynamic=False) if self.compile else network
+
+
+def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tuple[Compute, str]:
+    """The settings of `train` or `val`, and a line that says what was chosen and why.
+
+    Raises:
+        UserError: the device cannot do what is asked for.
+    """
+    reasons = _defaults(name, device.type == 'cuda')
+    values, parts = {}, []
+    for key, (default, why) in reasons.items():
+        given = section.get(key)
+        values[key] = default if given is None else given
+        why = f'default: {why}' if given is None else f'{name}.{key}'
+        if key == 'tf32' and device.type != 'cuda':
+            why = 'only GPUs have it'
+        parts.append(f'{key} {"on" if values[key] else "off"} ({why})')
+    if values['bf16'] and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
+        raise UserError(f'{name}.bf16: {torch.cuda.get_device_name()} does not compute in bfloat16')
+    return Compute(device, **values), f'Computing ({name}): {", ".join(parts)}.'
+
+
+def _defaults(name: str, gpu: bool) -> dict[str, tuple[bool, str]]:
+    training = name == 'train'
+    defaults = {
+        'bf16': (False, 'the published networks are of float32'),
+        'tf32': (gpu and training, 'faster, and as good for training' if training else 'scores are of float32'),
+        'channels_last': (gpu, 'what tensor cores read' if gpu else 'no gain on a CPU'),
+        'compile': (False, 'it takes minutes before it starts' if gpu else 'slower than without on a CPU'),
+    }
+    if training:
+        defaults['checkpointing'] = (False, 'slower; for patches that do not fit in memory')
+    return defaults
+
+
+def enable_checkpointing(network: nn.Module) -> None:
+    """Compute the activations of every block again in the backward pass.
+
+    Raises:
+        UserError: the network has nothing that can do so.
+    """
+    stages = [module for module in network.modules() if hasattr(module, 'checkpointing')]
+    if not stages:
+        raise UserError(f'train.checkpointing: {type(network).__name__} cannot compute its activations again; leave it')
+    for stage in stages:
+        setattr(stage, 'checkpointing', True)  # noqa: B010  (a plain attribute, unlike what mypy knows of modules)
