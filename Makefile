@@ -2,12 +2,13 @@
 # make demo    train, test and compare a small RAMiT x2 on real photographs
 # make test    the whole test suite
 # make lint    ruff and mypy
+# make bench   speed and memory beside other implementations: ten minutes on two CPU cores
 
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint bench clean
 
 setup: .venv/installed
 
@@ -48,6 +49,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
+
+# One after the other, as each needs all cores; nothing else should run meanwhile.
+bench: setup
+	$(BIN)/python benchmarks/network.py --operators
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/preparing.py
+	$(BIN)/python benchmarks/loader.py
 
 clean:
 	rm -rf .venv build *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO)

@@ -118,20 +118,20 @@ def _measure(section: dict[str, Any], upscale: int, repeats: int) -> Measurement
     seconds = []
     with torch.no_grad():
         network(image[..., :32, :32])  # loads what libraries load once
-        before = _memory(device, 'VmRSS')
+        before = memory(device, 'VmRSS')
         for _ in range(1 + repeats):
             start = time.perf_counter()
             network(image)
             if device.type == 'cuda':
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-    peak = _memory(device, 'VmHWM')
+    peak = memory(device, 'VmHWM')
     used = None if before is None or peak is None else peak - before
     name = torch.cuda.get_device_name() if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     return Measurement(median(seconds[1:]), used, name)
 
 
-def _memory(device: torch.device, field: str) -> int | None:
+def memory(device: torch.device, field: str) -> int | None:
     """Bytes held now (VmRSS) or at most so far (VmHWM)."""
     if device.type == 'cuda':
         return torch.cuda.memory_allocated() if field == 'VmRSS' else torch.cuda.max_memory_allocated()

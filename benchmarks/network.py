@@ -1,0 +1,131 @@
+"""The forward pass, side by side: RAMiT x2, SwinIR-light x2 and the paper written out literally.
+
+    python benchmarks/network.py
+    python benchmarks/network.py --compile --operators --json network.json
+
+On a CPU with LQ 256x256, on a GPU (where there is one) with LQ 640x360, for 1280x720 outputs as in the paper's Tab. E.
+`--compile` adds `torch.compile`, which takes minutes to start; `--operators` prints what the time is spent in.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from side_by_side import DEVICE, Report, Timing, arguments, interleaved, oracle, swinir_light
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ramit_arch import RAMiT
+from ramit_arch.evaluation.complexity import OUTPUT_SIZE, complexity
+
+SIZE = (256, 256) if DEVICE.type == 'cpu' else (OUTPUT_SIZE[0] // 2, OUTPUT_SIZE[1] // 2)
+GROWTH = (64, 128, 256, 512)
+
+
+def in_bf16(network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        return network(image)
+
+
+def peaks(rounds: int) -> dict[str, float]:
+    """The machine's greatest float32 rates, in operations a second: a product, and a convolution as in the network."""
+    side, pixels, channels = 2048, 64 * 64, 512
+    a, b = torch.rand(2, side, side, device=DEVICE)
+    image = torch.rand(1, channels, 64, 64, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(channels, channels, 1, 1, device=DEVICE)
+    operations = {
+        f'torch.mm, {side}x{side}x{side}': (lambda: a @ b, 2 * side**3),
+        f'1x1 convolution, {channels} to {channels} channels': (
+            lambda: F.conv2d(image, weight),
+            2 * pixels * channels**2,
+        ),
+    }
+    timings = interleaved(rounds, {name: run for name, (run, _) in operations.items()})
+    return {name: count / timings[name].median for name, (_, count) in operations.items()}
+
+
+class Operators(TorchDispatchMode):
+    """Seconds by operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.calls: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        start = time.perf_counter()
+        result = function(*args, **(kwargs or {}))
+        if DEVICE.type == 'cuda':
+            torch.cuda.synchronize()
+        name = function.name().removeprefix('aten::').partition('.')[0]
+        self.seconds[name] += time.perf_counter() - start
+        self.calls[name] += 1
+        return result
+
+
+def report_operators(report: Report, network: RAMiT, image: Tensor, rounds: int) -> None:
+    with Operators() as operators:
+        for _ in range(rounds):
+            network(image)
+    total = sum(operators.seconds.values())
+    top = sorted(operators.seconds.items(), key=lambda item: -item[1])[:10]
+    rows = [[name, f'{value / total:.1%}', f'{operators.calls[name] // rounds}'] for name, value in top]
+    report.table('operator', ['share of the time', 'calls'], rows)
+
+
+def report_growth(report: Report, network: RAMiT, rounds: int) -> None:
+    images = {f'{side}x{side}': torch.rand(1, 3, side, side, device=DEVICE) for side in GROWTH}
+    timings = interleaved(rounds, {name: lambda image=image: network(image) for name, image in images.items()})
+    each = {name: timings[name].median / image[0, 0].numel() for name, image in images.items()}
+    first = each[f'{GROWTH[0]}x{GROWTH[0]}']
+    rows = [[name, str(timings[name]), f'{each[name] * 1e6:.2f}', f'{each[name] / first:.2f}'] for name in images]
+    report.table('growth of LQ', ['median (least to most)', 'us a pixel', f'{GROWTH[0]}x{GROWTH[0]} = 1'], rows)
+
+
+def report_share(report: Report, network: RAMiT, forward: Timing, rates: dict[str, float]) -> None:
+    pixels = SIZE[0] * SIZE[1]
+    per_pixel = complexity(network, 3, 2).mult_adds / (OUTPUT_SIZE[0] // 2 * (OUTPUT_SIZE[1] // 2))
+    rate = 2 * per_pixel * pixels / forward.median
+    rows = [['RAMiT', f'{rate / 1e9:,.0f}', '']]
+    rows += [[name, f'{peak / 1e9:,.0f}', f'{rate / peak:.0%}'] for name, peak in rates.items()]
+    report.table('float32 rate', ['10^9 operations/s', 'share that RAMiT reaches'], rows)
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=3)
+    parser.add_argument('--compile', action='store_true', help='add torch.compile')
+    parser.add_argument('--operators', action='store_true', help='print the ten operators that take most of the time')
+    args = parser.parse_args()
+    report = Report(args.json)
+    torch.manual_seed(0)
+    ours, theirs = RAMiT(upscale=2).to(DEVICE).eval(), swinir_light(2).eval()
+    state, image = ours.state_dict(), torch.rand(1, 3, *SIZE, device=DEVICE)
+    contestants = {
+        'RAMiT': lambda: ours(image),
+        'RAMiT, bf16': lambda: in_bf16(ours, image),
+        'SwinIR-light': lambda: theirs(image),
+    }
+    if DEVICE.type == 'cuda':
+        contestants['SwinIR-light, bf16'] = lambda: in_bf16(theirs, image)
+    else:  # window by window, it takes minutes on a GPU
+        contestants['literal transcription'] = lambda: oracle.ramit(state, image, upscale=2)
+    if args.compile:
+        compiled = torch.compile(ours, fullgraph=True, dynamic=False)
+        contestants['RAMiT, compiled'] = lambda: compiled(image)
+    with torch.no_grad():
+        timings = interleaved(args.rounds, contestants)
+        title = f'forward x2, LQ {SIZE[1]}x{SIZE[0]}'
+        report.timings(title, timings, 'RAMiT', ('images/s', 1.0))
+        report_share(report, ours, timings['RAMiT'], peaks(5 * args.rounds))
+        report_growth(report, ours, args.rounds)
+        if args.operators:
+            report_operators(report, ours, image, args.rounds)
+
+
+if __name__ == '__main__':
+    main()

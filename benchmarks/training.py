@@ -1,0 +1,69 @@
+"""A training step, side by side: RAMiT x2, batch 8 of LQ 64x64, L1 loss, forward and backward.
+
+python benchmarks/training.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from side_by_side import DEVICE, Report, arguments, interleaved, oracle
+from torch import Tensor, nn
+
+from ramit_arch import RAMiT
+from ramit_arch.models.compute import enable_checkpointing
+
+BATCH, PATCH = 8, 64
+
+
+def pair() -> tuple[Tensor, Tensor]:
+    lq, gt = torch.rand(BATCH, 3, PATCH, PATCH), torch.rand(BATCH, 3, 2 * PATCH, 2 * PATCH)
+    return lq.to(DEVICE), gt.to(DEVICE)
+
+
+def step(network: nn.Module, bf16: bool = False) -> Callable[[], None]:
+    lq, gt = pair()
+
+    def run() -> None:
+        network.zero_grad()
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+            output = network(lq)
+        F.l1_loss(output.float(), gt).backward()
+
+    return run
+
+
+def literal_step(network: nn.Module) -> Callable[[], None]:
+    lq, gt = pair()
+    state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    for value in state.values():
+        value.requires_grad_(value.is_floating_point())
+    return lambda: F.l1_loss(oracle.ramit(state, lq, upscale=2), gt).backward()
+
+
+def ours(checkpointing: bool = False) -> RAMiT:
+    network = RAMiT(upscale=2).to(DEVICE)
+    if checkpointing:
+        enable_checkpointing(network)
+    return network
+
+
+def main() -> None:
+    args = arguments(__doc__, rounds=2).parse_args()
+    report = Report(args.json)
+    network = ours()
+    contestants = {
+        'RAMiT': step(network),
+        'RAMiT, bf16': step(network, bf16=True),
+        'RAMiT, checkpointing': step(ours(checkpointing=True)),
+    }
+    if DEVICE.type == 'cpu':
+        contestants['literal transcription'] = literal_step(network)
+    timings = interleaved(args.rounds, contestants)
+    report.timings(f'training step x2, batch {BATCH}, LQ {PATCH}x{PATCH}', timings, 'RAMiT', ('patches/s', BATCH))
+
+
+if __name__ == '__main__':
+    main()
