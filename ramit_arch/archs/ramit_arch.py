@@ -110,7 +110,7 @@ def in_bands(
     training, with gradients, in a graph that is compiled, and on a GPU, all rows are one band.
 
     Args:
-        function: makes (N, H, W, any) of maps (N, H, W, any), for any H that is a multiple of `multiple`.
+        function: makes (N, H, W, any) of maps (N, H, W, any), for any H that is a multiple of what it asks for.
         training: whether the function may draw random numbers, which are for whole maps.
         multiple: rows of which bands are made.
         halo: rows above and below that the function looks at for a pixel; it may pad with zeros at the maps' borders.
@@ -167,7 +167,8 @@ class MobiVari(nn.Module):
 
     def forward(self, *maps: Tensor) -> Tensor:
         """Maps whose channels follow each other, `in_dim` of them in total."""
-        return in_bands(self.mix, *maps, training=self.training, halo=1)
+        # Of fewer rows the two of the halo, computed twice, would be too large a share.
+        return in_bands(self.mix, *maps, training=self.training, multiple=16, halo=1)
 
     def mix(self, *maps: Tensor) -> Tensor:
         x = (torch.cat(maps, -1) if len(maps) > 1 else maps[0]).permute(0, 3, 1, 2)

@@ -23,7 +23,7 @@ class Compute:
     bf16: bfloat16 autocast; weights stay in float32.
     tf32: products and convolutions of float32 on the TF32 units of a GPU, with 10 bits of mantissa.
     channels_last: images and weights of convolutions in the channels-last memory format.
-    compile: `torch.compile`, one graph; every size of input is compiled on its own.
+    compile: `torch.compile`; every size of input is compiled on its own, after eight of them the rest runs without.
     checkpointing: activations inside a block are computed again for the backward pass instead of kept.
     """
 
@@ -48,7 +48,7 @@ class Compute:
 
     def network(self, network: nn.Module) -> Any:
         """What to call instead of the network, whose parameters it shares."""
-        return torch.compile(network, fullgraph=True, dynamic=False) if self.compile else network
+        return torch.compile(network, dynamic=False) if self.compile else network
 
 
 def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tuple[Compute, str]:
