@@ -13,14 +13,14 @@ from pathlib import Path
 
 import cv2
 import torch
-import torch.nn.functional as F
-from mosaics import HEIGHT, WIDTH, WORKERS, command, mosaics
-from side_by_side import DEVICE, Report, Timing, arguments, interleaved, work_folder
+from mosaics import HEIGHT, WIDTH, WORKERS, command, mosaic_arguments, mosaics
+from side_by_side import DEVICE, Report, Timing, interleaved, work_folder
 from torch.utils.data import DataLoader, Dataset
+from training import ours, step
 
 from basicsr.data.paired_image_dataset import PairedImageDataset  # isort: skip
 
-from ramit_arch import PairedRestorationDataset, RAMiT
+from ramit_arch import PairedRestorationDataset
 
 BATCH = 64
 FEW, MANY = 32, 1600  # items a round: the raw store loads more of them, so that its rounds are not over in an instant
@@ -80,27 +80,15 @@ def measure(
 
 def measure_step(report: Report, loading: Timing, patch: int, rounds: int) -> None:
     """What RAMiT x2 consumes. A step's time grows with its batch, so a smaller one tells it sooner on a CPU."""
-    batch = BATCH if DEVICE.type == 'cuda' else 8
-    network = RAMiT(upscale=2).to(DEVICE)
-    lq, gt = (torch.rand(batch, 3, side, side, device=DEVICE) for side in (patch, 2 * patch))
-    optimizer = torch.optim.Adam(network.parameters())
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.l1_loss(network(lq), gt).backward()
-        optimizer.step()
-
-    consumed = batch / interleaved(rounds, {'step': step})['step'].median
-    loaded = FEW / loading.median
+    batch = BATCH if DEVICE.type == 'cuda' else BATCH // 8
+    timing = interleaved(rounds, {'step': step(ours(), batch=batch, patch=patch)})['step']
+    consumed, loaded = batch / timing.median, FEW / loading.median
     rows = [['training step', f'{consumed:,.1f}', ''], ['raw store', f'{loaded:,.1f}', f'{loaded / consumed:,.0f}x']]
     report.table(f'x2, LQ patch {patch}', ['images/s', 'feeds'], rows)
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3)
-    parser.add_argument('--images', type=Path, help="a folder of photographs (default: scikit-image's)")
-    parser.add_argument('--count', type=int, default=6, help='mosaics (default: 6)')
-    args = parser.parse_args()
+    args = mosaic_arguments(__doc__).parse_args()
     report = Report(args.json)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

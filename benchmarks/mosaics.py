@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import sys
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import skimage
 from PIL import Image
+from side_by_side import arguments
 
 import basicsr_command
 from data_prep.catalogue import image_files
@@ -43,6 +45,13 @@ def mosaics(folder: Path | None, count: int, target: Path) -> None:
                 x, row = x + tile.shape[1], min(row, len(tile))
             y += row
         cv2.imwrite(str(target / f'{number:04}.png'), mosaic)
+
+
+def mosaic_arguments(doc: str) -> argparse.ArgumentParser:
+    parser = arguments(doc, rounds=3)
+    parser.add_argument('--images', type=Path, help="a folder of photographs (default: scikit-image's)")
+    parser.add_argument('--count', type=int, default=6, help='mosaics (default: 6)')
+    return parser
 
 
 def command(*arguments: object) -> None:

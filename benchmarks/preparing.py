@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mosaics import HEIGHT, WIDTH, WORKERS, command, mosaics
-from side_by_side import Report, arguments, interleaved, work_folder
+from mosaics import HEIGHT, WIDTH, WORKERS, command, mosaic_arguments, mosaics
+from side_by_side import Report, interleaved, work_folder
 
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs  # isort: skip
 from basicsr.utils.matlab_functions import imresize  # isort: skip
@@ -52,10 +52,7 @@ def measure_packing(report: Report, folder: Path, work: Path, rounds: int) -> No
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3)
-    parser.add_argument('--images', type=Path, help="a folder of photographs (default: scikit-image's)")
-    parser.add_argument('--count', type=int, default=6, help='mosaics (default: 6)')
-    args = parser.parse_args()
+    args = mosaic_arguments(__doc__).parse_args()
     report = Report(args.json)
     torch.set_num_threads(1)
     with work_folder() as name:

@@ -18,13 +18,13 @@ from ramit_arch.models.compute import enable_checkpointing
 BATCH, PATCH = 8, 64
 
 
-def pair() -> tuple[Tensor, Tensor]:
-    lq, gt = torch.rand(BATCH, 3, PATCH, PATCH), torch.rand(BATCH, 3, 2 * PATCH, 2 * PATCH)
+def pair(batch: int, patch: int) -> tuple[Tensor, Tensor]:
+    lq, gt = torch.rand(batch, 3, patch, patch), torch.rand(batch, 3, 2 * patch, 2 * patch)
     return lq.to(DEVICE), gt.to(DEVICE)
 
 
-def step(network: nn.Module, bf16: bool = False) -> Callable[[], None]:
-    lq, gt = pair()
+def step(network: nn.Module, bf16: bool = False, batch: int = BATCH, patch: int = PATCH) -> Callable[[], None]:
+    lq, gt = pair(batch, patch)
 
     def run() -> None:
         network.zero_grad()
@@ -36,7 +36,7 @@ def step(network: nn.Module, bf16: bool = False) -> Callable[[], None]:
 
 
 def literal_step(network: nn.Module) -> Callable[[], None]:
-    lq, gt = pair()
+    lq, gt = pair(BATCH, PATCH)
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     for value in state.values():
         value.requires_grad_(value.is_floating_point())

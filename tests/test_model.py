@@ -6,7 +6,6 @@ import copy
 import csv
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +117,21 @@ def test_bf16_changes_the_numbers_a_little_and_keeps_float32_weights(tmp_path: P
     torch.testing.assert_close(full.output, half.output, atol=0.02, rtol=0)
 
 
+def test_channels_last_is_the_format_of_weights_and_images(tmp_path: Path) -> None:
+    for model in (make_model(tmp_path, channels_last=True), make_model(tmp_path, val={'channels_last': True})):
+        formats = []
+        model.net_g.register_forward_pre_hook(
+            lambda _, inputs, formats=formats: formats.append(
+                inputs[0].is_contiguous(memory_format=torch.channels_last)
+            )
+        )
+        step(model, 1)
+        model.feed_data(batch())
+        model.test()
+        assert sorted(formats) == [False, True]
+        assert model.net_g.to_target.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize('options', [{'checkpointing': True}, {'channels_last': True}, {'tf32': True}])
 def test_how_it_is_computed_changes_no_step(options: dict, tmp_path: Path) -> None:
     plain, other = make_model(tmp_path), make_model(tmp_path, **options)
@@ -149,7 +163,13 @@ def test_checkpointing_of_a_network_that_cannot_is_refused() -> None:
 def test_compiled_training_takes_the_same_steps_and_scores_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))  # the graph without C++
+    compile_, compiled_networks = torch.compile, []
+
+    def without_cpp(network: torch.nn.Module, **options: Any) -> Any:
+        compiled_networks.append(network)
+        return compile_(network, backend='aot_eager', **options)
+
+    monkeypatch.setattr(torch, 'compile', without_cpp)
     plain, compiled = make_model(tmp_path), make_model(tmp_path, compile=True, val={'compile': True})
     for iteration in (1, 2):
         step(plain, iteration)
@@ -159,11 +179,13 @@ def test_compiled_training_takes_the_same_steps_and_scores_with_the_same_weights
         model.test()
     torch.testing.assert_close(compiled.output, plain.output, atol=1e-5, rtol=0)
     assert weights(compiled).keys() == weights(plain).keys()
+    assert compiled_networks == [compiled.net_g] * 2  # for training and for validation
 
 
 def test_the_log_says_how_it_is_computed_and_why() -> None:
     cpu, gpu = torch.device('cpu'), torch.device('cuda')
     _, line = read_compute({'bf16': True}, 'train', cpu)
+    assert not read_compute({'tf32': True}, 'val', cpu)[0].tf32
     assert 'bf16 on (train.bf16), tf32 off (only GPUs have it), channels_last off (default: no gain on a CPU)' in line
     training, line = read_compute({}, 'train', gpu)
     assert (training.tf32, training.channels_last, training.bf16, training.compile) == (True, True, False, False)

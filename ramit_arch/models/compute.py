@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ramit_arch.archs.ramit_arch import Stage
 from ramit_arch.errors import UserError
 
 COMPUTE_KEYS = ('bf16', 'tf32', 'channels_last', 'compile')
@@ -57,16 +58,16 @@ def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tu
     Raises:
         UserError: the device cannot do what is asked for.
     """
-    reasons = _defaults(name, device.type == 'cuda')
+    gpu = device.type == 'cuda'
     values, parts = {}, []
-    for key, (default, why) in reasons.items():
+    for key, (default, why) in _defaults(name, gpu).items():
         given = section.get(key)
         values[key] = default if given is None else given
         why = f'default: {why}' if given is None else f'{name}.{key}'
-        if key == 'tf32' and device.type != 'cuda':
-            why = 'only GPUs have it'
+        if key == 'tf32' and not gpu:
+            values[key], why = False, 'only GPUs have it'
         parts.append(f'{key} {"on" if values[key] else "off"} ({why})')
-    if values['bf16'] and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
+    if values['bf16'] and gpu and not torch.cuda.is_bf16_supported():
         raise UserError(f'{name}.bf16: {torch.cuda.get_device_name()} does not compute in bfloat16')
     return Compute(device, **values), f'Computing ({name}): {", ".join(parts)}.'
 
@@ -90,8 +91,8 @@ def enable_checkpointing(network: nn.Module) -> None:
     Raises:
         UserError: the network has nothing that can do so.
     """
-    stages = [module for module in network.modules() if hasattr(module, 'checkpointing')]
+    stages = [module for module in network.modules() if isinstance(module, Stage)]
     if not stages:
         raise UserError(f'train.checkpointing: {type(network).__name__} cannot compute its activations again; leave it')
     for stage in stages:
-        setattr(stage, 'checkpointing', True)  # noqa: B010  (a plain attribute, unlike what mypy knows of modules)
+        stage.checkpointing = True
