@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import ramit_arch.archs.ramit_arch as ramit_arch_module
 from ramit_arch import RAMiT
-from ramit_arch.archs.ramit_arch import symmetric_pad
+from ramit_arch.archs.ramit_arch import merge, partition, symmetric_pad
 from ramit_arch.evaluation.complexity import Measurement, cells, complexity
 
 DATA = Path(__file__).with_name('data')
@@ -310,6 +310,17 @@ def test_images_are_computed_in_bands_where_no_gradient_is_wanted(monkeypatch: p
     with torch.no_grad():  # what is dropped is drawn for whole maps
         network(torch.rand(1, 3, 48, 64))
     assert heights == [12 * 16] * 2
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_windows_are_contiguous_whatever_their_number(n: int, rows: int, columns: int) -> None:
+    x = torch.rand(n, 4 * rows, 4 * columns, 3)
+    windows = partition(x, 4)
+    assert windows.is_contiguous() and windows.permute(0, 3, 1, 2).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(windows[-1], x[-1, -4:, -4:], atol=0, rtol=0)
+    merged = merge(windows, *x.shape[1:3])
+    assert merged.is_contiguous()
+    torch.testing.assert_close(merged, x, atol=0, rtol=0)
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

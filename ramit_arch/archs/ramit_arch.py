@@ -192,17 +192,20 @@ def relative_position_index(window_size: int) -> Tensor:
 
 
 def partition(x: Tensor, window_size: int) -> Tensor:
-    """Cut (N, H, W, C) into windows: (N * H/M * W/M, M, M, C)."""
+    """Cut (N, H, W, C) into windows: (N * H/M * W/M, M, M, C).
+
+    Contiguous: of a single row of windows, reshape alone makes a view that is slow to work on.
+    """
     n, h, w, c = x.shape
     x = x.view(n, h // window_size, window_size, w // window_size, window_size, c)
-    return x.transpose(2, 3).reshape(-1, window_size, window_size, c)
+    return x.transpose(2, 3).reshape(-1, window_size, window_size, c).contiguous()
 
 
 def merge(windows: Tensor, h: int, w: int) -> Tensor:
     """Inverse of `partition`: (N * H/M * W/M, M, M, C) -> (N, H, W, C)."""
     _, window_size, _, c = windows.shape
     x = windows.view(-1, h // window_size, w // window_size, window_size, window_size, c)
-    return x.transpose(2, 3).reshape(-1, h, w, c)
+    return x.transpose(2, 3).reshape(-1, h, w, c).contiguous()
 
 
 def length(x: Tensor, axis: int) -> Tensor:
