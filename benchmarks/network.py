@@ -1,15 +1,16 @@
 """The forward pass, side by side: RAMiT x2, SwinIR-light x2 and the paper written out literally.
 
     python benchmarks/network.py
-    python benchmarks/network.py --compile --operators --json network.json
+    python benchmarks/network.py --operators --json network.json
 
 On a CPU with LQ 256x256, on a GPU (where there is one) with LQ 640x360, for 1280x720 outputs as in the paper's Tab. E.
-`--compile` adds `torch.compile`, which takes minutes to start; `--operators` prints what the time is spent in.
+`compiled` is what the key `val.compile` does. `--operators` prints what the time is spent in.
 """
 
 from __future__ import annotations
 
 import collections
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramit_arch import RAMiT
 from ramit_arch.evaluation.complexity import OUTPUT_SIZE, complexity
+from ramit_arch.models.compute import read_compute
 
 SIZE = (256, 256) if DEVICE.type == 'cpu' else (OUTPUT_SIZE[0] // 2, OUTPUT_SIZE[1] // 2)
 GROWTH = (64, 128, 256, 512)
@@ -98,25 +100,24 @@ def report_share(report: Report, network: RAMiT, forward: Timing, rates: dict[st
 
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
-    parser.add_argument('--compile', action='store_true', help='add torch.compile')
     parser.add_argument('--operators', action='store_true', help='print the ten operators that take most of the time')
     args = parser.parse_args()
     report = Report(args.json)
     torch.manual_seed(0)
     ours, theirs = RAMiT(upscale=2).to(DEVICE).eval(), swinir_light(2).eval()
+    compiled = read_compute({'compile': True}, 'val', DEVICE)[0].network(copy.deepcopy(ours))
     state, image = ours.state_dict(), torch.rand(1, 3, *SIZE, device=DEVICE)
     contestants = {
         'RAMiT': lambda: ours(image),
+        'RAMiT, compiled': lambda: compiled(image),
         'RAMiT, bf16': lambda: in_bf16(ours, image),
         'SwinIR-light': lambda: theirs(image),
     }
     if DEVICE.type == 'cuda':
+        contestants['RAMiT, bf16, compiled'] = lambda: in_bf16(compiled, image)
         contestants['SwinIR-light, bf16'] = lambda: in_bf16(theirs, image)
     else:  # window by window, it takes minutes on a GPU
         contestants['literal transcription'] = lambda: oracle.ramit(state, image, upscale=2)
-    if args.compile:
-        compiled = torch.compile(ours, fullgraph=True, dynamic=False)
-        contestants['RAMiT, compiled'] = lambda: compiled(image)
     with torch.no_grad():
         timings = interleaved(args.rounds, contestants)
         title = f'forward x2, LQ {SIZE[1]}x{SIZE[0]}'

@@ -13,7 +13,7 @@ from side_by_side import DEVICE, Report, arguments, interleaved, oracle
 from torch import Tensor, nn
 
 from ramit_arch import RAMiT
-from ramit_arch.models.compute import enable_checkpointing
+from ramit_arch.models.compute import enable_checkpointing, read_compute
 
 BATCH, PATCH = 8, 64
 
@@ -50,12 +50,25 @@ def ours(checkpointing: bool = False) -> RAMiT:
     return network
 
 
+class Compiled(nn.Module):
+    """A network as `train.compile` computes it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.compiled = read_compute({'compile': True}, 'train', DEVICE)[0].network(network)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.compiled(image)
+
+
 def main() -> None:
     args = arguments(__doc__, rounds=2).parse_args()
     report = Report(args.json)
     network = ours()
     contestants = {
         'RAMiT': step(network),
+        'RAMiT, compiled': step(Compiled(ours())),
         'RAMiT, bf16': step(network, bf16=True),
         'RAMiT, checkpointing': step(ours(checkpointing=True)),
     }

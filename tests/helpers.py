@@ -1,4 +1,4 @@
-"""Small images, LMDBs, option files and the command line, for the tests."""
+"""Small images, LMDBs, option files, models and the command line, for the tests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from pathlib import Path
 import cv2
 import lmdb
 import numpy as np
+import torch
 import yaml
 
 import basicsr_command
-import ramit_arch  # noqa: F401  (makes BasicSR importable)
+from ramit_arch import RAMiTModel  # makes BasicSR importable
 
+from basicsr.models import build_model  # isort: skip
 from basicsr.utils import logger  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,3 +141,39 @@ def write_options(file: Path, opt: dict) -> Path:
     """Write an option file."""
     file.write_text(yaml.safe_dump(opt, sort_keys=False))
     return file
+
+
+# ------------------------------------------------------------------------------------------------------- the model
+
+PLACE = {'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1}
+
+
+def make_model(
+    folder: Path, seed: int = 0, val: dict | None = None, path: dict | None = None, **train: object
+) -> RAMiTModel:
+    opt = {**tiny_options(Path('gt'), Path('lq'), **train), **PLACE}
+    places = ('models', 'training_states', 'visualization')
+    opt['path'] = {'log': str(folder), **{place: str(folder / place) for place in places}, **(path or {})}
+    for place in places:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    opt['val'].update(val or {})
+    torch.manual_seed(seed)
+    return build_model(opt)
+
+
+def batch(size: int = 4, seed: int = 0) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        'lq': torch.rand(size, 3, 8, 8, generator=generator),
+        'gt': torch.rand(size, 3, 16, 16, generator=generator),
+    }
+
+
+def step(model: RAMiTModel, iteration: int, data: dict | None = None) -> None:
+    model.update_learning_rate(iteration)
+    model.feed_data(data or batch(seed=iteration))
+    model.optimize_parameters(iteration)
+
+
+def weights(model: RAMiTModel) -> dict:
+    return {name: value.clone() for name, value in model.net_g.state_dict().items()}

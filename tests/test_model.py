@@ -1,4 +1,4 @@
-"""The L1 model: accumulation, clipping, bf16, EMA, warm start, resuming, checkpoints, and a loss that is not finite."""
+"""The L1 model: accumulation, clipping, EMA, warm start, resuming, checkpoints, and a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -14,48 +14,13 @@ import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
-from helpers import TINY_NETWORK, tiny_options, write_pairs
+from helpers import PLACE, TINY_NETWORK, batch, make_model, step, tiny_options, weights, write_pairs
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramit_arch import RAMiT, RAMiTModel
 from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import read_weights
-from ramit_arch.models.compute import enable_checkpointing, read_compute
-
-PLACE = {'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1}
-
-
-def make_model(
-    folder: Path, seed: int = 0, val: dict | None = None, path: dict | None = None, **train: object
-) -> RAMiTModel:
-    opt = {**tiny_options(Path('gt'), Path('lq'), **train), **PLACE}
-    places = ('models', 'training_states', 'visualization')
-    opt['path'] = {'log': str(folder), **{place: str(folder / place) for place in places}, **(path or {})}
-    for place in places:
-        (folder / place).mkdir(parents=True, exist_ok=True)
-    opt['val'].update(val or {})
-    torch.manual_seed(seed)
-    return build_model(opt)
-
-
-def batch(size: int = 4, seed: int = 0) -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        'lq': torch.rand(size, 3, 8, 8, generator=generator),
-        'gt': torch.rand(size, 3, 16, 16, generator=generator),
-    }
-
-
-def step(model: RAMiTModel, iteration: int, data: dict | None = None) -> None:
-    model.update_learning_rate(iteration)
-    model.feed_data(data or batch(seed=iteration))
-    model.optimize_parameters(iteration)
-
-
-def weights(model: RAMiTModel) -> dict:
-    return {name: value.clone() for name, value in model.net_g.state_dict().items()}
-
 
 # ------------------------------------------------------------------------------------------------------------ training
 
@@ -103,96 +68,6 @@ def test_rate_is_set_before_the_step(tmp_path: Path) -> None:
         step(model, iteration)
         rates.append(model.get_current_learning_rate()[0])
     assert rates == pytest.approx([0.0005, 0.001, 0.001, 0.0005, 0.0005])
-
-
-def test_bf16_changes_the_numbers_a_little_and_keeps_float32_weights(tmp_path: Path) -> None:
-    full, half = make_model(tmp_path), make_model(tmp_path, bf16=True, val={'bf16': True})
-    for model in (full, half):
-        step(model, 1)
-        model.feed_data(batch())
-        model.test()
-    assert half.output.dtype == torch.float32
-    assert all(p.dtype == torch.float32 for p in half.net_g.parameters())
-    assert not torch.equal(full.output, half.output)
-    torch.testing.assert_close(full.output, half.output, atol=0.02, rtol=0)
-
-
-def test_channels_last_is_the_format_of_weights_and_images(tmp_path: Path) -> None:
-    for model in (make_model(tmp_path, channels_last=True), make_model(tmp_path, val={'channels_last': True})):
-        formats = []
-        model.net_g.register_forward_pre_hook(
-            lambda _, inputs, formats=formats: formats.append(
-                inputs[0].is_contiguous(memory_format=torch.channels_last)
-            )
-        )
-        step(model, 1)
-        model.feed_data(batch())
-        model.test()
-        assert sorted(formats) == [False, True]
-        assert model.net_g.to_target.conv.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize('options', [{'checkpointing': True}, {'channels_last': True}, {'tf32': True}])
-def test_how_it_is_computed_changes_no_step(options: dict, tmp_path: Path) -> None:
-    plain, other = make_model(tmp_path), make_model(tmp_path, **options)
-    for iteration in (1, 2):
-        step(plain, iteration)
-        step(other, iteration)
-    for name, value in weights(plain).items():
-        torch.testing.assert_close(weights(other)[name], value, atol=1e-6, rtol=0)
-
-
-def test_checkpointing_keeps_less_for_the_backward_pass(tmp_path: Path) -> None:
-    kept = {}
-    for checkpointing in (False, True):
-        model = make_model(tmp_path, checkpointing=checkpointing)
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, sizes=sizes: (sizes.append(x.nbytes), x)[1], lambda x: x
-        ):
-            model.net_g(batch()['lq'])
-        kept[checkpointing] = sum(sizes)
-    assert kept[True] < kept[False] / 2
-
-
-def test_checkpointing_of_a_network_that_cannot_is_refused() -> None:
-    with pytest.raises(UserError, match=r'train\.checkpointing: Conv2d cannot'):
-        enable_checkpointing(torch.nn.Conv2d(3, 3, 3))
-
-
-def test_compiled_training_takes_the_same_steps_and_scores_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compile_, compiled_networks = torch.compile, []
-
-    def without_cpp(network: torch.nn.Module, **options: Any) -> Any:
-        compiled_networks.append(network)
-        return compile_(network, backend='aot_eager', **options)
-
-    monkeypatch.setattr(torch, 'compile', without_cpp)
-    plain, compiled = make_model(tmp_path), make_model(tmp_path, compile=True, val={'compile': True})
-    for iteration in (1, 2):
-        step(plain, iteration)
-        step(compiled, iteration)
-    for model in (plain, compiled):
-        model.feed_data(batch())
-        model.test()
-    torch.testing.assert_close(compiled.output, plain.output, atol=1e-5, rtol=0)
-    assert weights(compiled).keys() == weights(plain).keys()
-    assert compiled_networks == [compiled.net_g] * 2  # for training and for validation
-
-
-def test_the_log_says_how_it_is_computed_and_why() -> None:
-    cpu, gpu = torch.device('cpu'), torch.device('cuda')
-    _, line = read_compute({'bf16': True}, 'train', cpu)
-    assert not read_compute({'tf32': True}, 'val', cpu)[0].tf32
-    assert 'bf16 on (train.bf16), tf32 off (only GPUs have it), channels_last off (default: no gain on a CPU)' in line
-    training, line = read_compute({}, 'train', gpu)
-    assert (training.tf32, training.channels_last, training.bf16, training.compile) == (True, True, False, False)
-    assert 'tf32 on (default: faster, and as good for training)' in line
-    validation, line = read_compute({'channels_last': False}, 'val', gpu)
-    assert not validation.tf32  # scores are of float32
-    assert 'channels_last off (val.channels_last)' in line
 
 
 def test_ema_follows_the_weights_and_validates(tmp_path: Path) -> None:

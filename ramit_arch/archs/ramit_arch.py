@@ -234,6 +234,14 @@ class MultiHeadAttention(nn.Module):
         """1/tau, (heads, 1, 1)."""
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
+    def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
+        """All heads side by side, before the projection."""
+        raise NotImplementedError
+
+    def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
+        """The shapes of `attend`."""
+        return self.proj_drop(self.proj(self.attend(qkv, helper)))
+
 
 class SpatialAttention(MultiHeadAttention):
     """SPSA: window attention with scaled cosine and relative position bias, without attention mask (Eq. 3)."""
@@ -252,7 +260,7 @@ class SpatialAttention(MultiHeadAttention):
         """(1, heads, M^2, M^2); contiguous and with four axes, as the fused kernel for CPUs wants it."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()[None]
 
-    def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
+    def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """Windows qkv (B, M, M, heads * 3 * D), helper (B, M, M, D) or none -> (B, M, M, heads * D)."""
         m = self.window_size
         qkv = qkv.reshape(-1, m * m, self.heads, 3, self.head_dim)
@@ -274,13 +282,13 @@ class SpatialAttention(MultiHeadAttention):
             scores = q @ k.transpose(-2, -1)
             scores = scores * scale if bias is None else scores.add_(bias)
             out = F.dropout(scores.softmax(-1), dropout) @ v
-        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(-1, m, m, self.heads * self.head_dim)))
+        return out.transpose(1, 2).reshape(-1, m, m, self.heads * self.head_dim)
 
 
 class ChannelAttention(MultiHeadAttention):
     """CHSA: transposed attention, every channel of a head attends to the others over the whole image (Eq. 3)."""
 
-    def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
+    def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, 1) or none -> (N, H, W, heads * D)."""
         n, h, w, _ = qkv.shape
         q, k, v = qkv.reshape(n, h * w, self.heads, 3, self.head_dim).permute(3, 0, 2, 1, 4)  # each (N, heads, HW, D)
@@ -291,7 +299,7 @@ class ChannelAttention(MultiHeadAttention):
             scale = self.scale() / (length(q, -2).transpose(-2, -1) * length(k, -2))
         attention = (q.transpose(-2, -1) @ k * scale).softmax(dim=-1)  # (N, heads, D, D)
         out = v @ F.dropout(attention, self.attn_drop, self.training).to(v.dtype).transpose(-2, -1)
-        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(n, h, w, -1)))
+        return out.transpose(1, 2).reshape(n, h, w, -1)
 
 
 class FeedForward(nn.Module):
