@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import MethodType
@@ -88,6 +89,7 @@ def compiled_functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return compile_(function, backend='aot_eager', fullgraph=True, **options)
 
     monkeypatch.setattr(torch, 'compile', without_cpp)
+    monkeypatch.setenv('CXX', sys.executable)  # tests need none
     compute._compiled.cache_clear()
     torch._dynamo.reset()
     yield functions
@@ -159,3 +161,10 @@ def test_the_log_says_how_it_is_computed_and_why() -> None:
     validation, line = read_compute({'channels_last': False}, 'val', gpu)
     assert not validation.tf32  # scores are of float32
     assert 'channels_last off (val.channels_last)' in line
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    with pytest.raises(UserError, match=r'val\.compile needs a C\+\+ compiler, no-such-compiler'):
+        read_compute({'compile': True}, 'val', CPU)
+    assert not read_compute({}, 'val', CPU)[0].compile

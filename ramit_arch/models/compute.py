@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,7 +92,7 @@ def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tu
     """The settings of `train` or `val`, and a line that says what was chosen and why.
 
     Raises:
-        UserError: the device cannot do what is asked for.
+        UserError: the machine cannot do what is asked for.
     """
     gpu = device.type == 'cuda'
     values, parts = {}, []
@@ -103,6 +105,8 @@ def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tu
         parts.append(f'{key} {"on" if values[key] else "off"} ({why})')
     if values['bf16'] and gpu and not torch.cuda.is_bf16_supported():
         raise UserError(f'{name}.bf16: {torch.cuda.get_device_name()} does not compute in bfloat16')
+    if values['compile'] and not gpu and not any(map(shutil.which, _compilers())):
+        raise UserError(f'{name}.compile needs a C++ compiler, {" or ".join(_compilers())}; install one or set CXX')
     return Compute(device, **values), f'Computing ({name}): {", ".join(parts)}.'
 
 
@@ -112,11 +116,18 @@ def _defaults(name: str, gpu: bool) -> dict[str, tuple[bool, str]]:
         'bf16': (False, 'the published networks are of float32'),
         'tf32': (gpu and training, 'faster, and as good for training' if training else 'scores are of float32'),
         'channels_last': (gpu, 'what tensor cores read' if gpu else 'no gain on a CPU'),
-        'compile': (False, 'it takes minutes before it starts' if gpu else 'a tenth faster at best on a CPU'),
+        'compile': (
+            False,
+            'it takes minutes before it starts' if gpu else 'a little faster on a CPU, with a C++ compiler',
+        ),
     }
     if training:
         defaults['checkpointing'] = (False, 'slower; for patches that do not fit in memory')
     return defaults
+
+
+def _compilers() -> list[str]:
+    return [os.environ['CXX']] if os.environ.get('CXX') else ['g++', 'clang++']
 
 
 def enable_checkpointing(network: nn.Module) -> None:
