@@ -163,7 +163,7 @@ def test_the_log_says_how_it_is_computed_and_why() -> None:
     assert 'channels_last off (val.channels_last)' in line
 
 
-def test_compiling_without_a_compiler_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(UserError, match=r'val\.compile needs a C\+\+ compiler, no-such-compiler'):
         read_compute({'compile': True}, 'val', CPU)
