@@ -77,7 +77,7 @@ def report_operators(report: Report, network: RAMiT, image: Tensor, rounds: int)
     total = sum(operators.seconds.values())
     top = sorted(operators.seconds.items(), key=lambda item: -item[1])[:10]
     rows = [[name, f'{value / total:.1%}', f'{operators.calls[name] // rounds}'] for name, value in top]
-    report.table('operator', ['share of the time', 'calls'], rows)
+    report.table('operator', ['share of the time', 'calls'], rows, {name: value / total for name, value in top})
 
 
 def report_growth(report: Report, network: RAMiT, rounds: int) -> None:
@@ -86,7 +86,8 @@ def report_growth(report: Report, network: RAMiT, rounds: int) -> None:
     each = {name: timings[name].median / image[0, 0].numel() for name, image in images.items()}
     first = each[f'{GROWTH[0]}x{GROWTH[0]}']
     rows = [[name, str(timings[name]), f'{each[name] * 1e6:.2f}', f'{each[name] / first:.2f}'] for name in images]
-    report.table('growth of LQ', ['median (least to most)', 'us a pixel', f'{GROWTH[0]}x{GROWTH[0]} = 1'], rows)
+    header = ['median (least to most)', 'us a pixel', f'{GROWTH[0]}x{GROWTH[0]} = 1']
+    report.table('growth of LQ', header, rows, {name: timing.seconds for name, timing in timings.items()})
 
 
 def report_share(report: Report, network: RAMiT, forward: Timing, rates: dict[str, float]) -> None:
@@ -95,7 +96,7 @@ def report_share(report: Report, network: RAMiT, forward: Timing, rates: dict[st
     rate = 2 * per_pixel * pixels / forward.median
     rows = [['RAMiT', f'{rate / 1e9:,.0f}', '']]
     rows += [[name, f'{peak / 1e9:,.0f}', f'{rate / peak:.0%}'] for name, peak in rates.items()]
-    report.table('float32 rate', ['10^9 operations/s', 'share that RAMiT reaches'], rows)
+    report.table('float32 rate', ['10^9 operations/s', 'share that RAMiT reaches'], rows, {'RAMiT': rate, **rates})
 
 
 def main() -> None:

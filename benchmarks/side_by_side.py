@@ -126,10 +126,23 @@ class Report:
 
 def arguments(doc: str, rounds: int) -> argparse.ArgumentParser:
     """What every benchmark takes."""
-    parser = argparse.ArgumentParser(description=doc.partition('\n')[0])
-    parser.add_argument('--rounds', type=int, default=rounds, help=f'timed rounds (default: {rounds})')
-    parser.add_argument('--json', type=Path, help='also write what was measured to this file')
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--rounds',
+        type=int,
+        choices=range(1, 100),
+        metavar='N',
+        default=rounds,
+        help=f'timed rounds (default: {rounds})',
+    )
+    parser.add_argument('--json', type=_new_file, metavar='FILE', help='also write what was measured to this file')
     return parser
+
+
+def _new_file(text: str) -> Path:
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f'{text}: no such folder')
+    return Path(text)
 
 
 def work_folder() -> tempfile.TemporaryDirectory:

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from data_prep.images import png_header
 from ramit_arch.data.stores import RawImage, RawStore
 from ramit_arch.errors import UserError
+from ramit_arch.files import sync
 
 BATCH_BYTES, BATCH_SECONDS = 2**25, 5.0  # what a killed run loses at most
 FIRST_MAP = 2**26  # bytes of a new LMDB's map; it doubles as often as it must
@@ -141,9 +142,9 @@ class Writer(ABC):
             self.close()
             for file in (self.folder / JOB, self.folder / 'meta_info.txt', self.folder):
                 if file.exists():
-                    _sync(file)
+                    sync(file)
             self.folder.rename(self.target)
-            _sync(self.target.parent)
+            sync(self.target.parent)
         self.finished = True
 
     @abstractmethod
@@ -342,11 +343,3 @@ def _text(file: Path) -> str | None:
         return file.read_text(encoding='utf-8')
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -69,8 +69,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     it, or where there is no state yet, `path.resume_state`; else None.
 
     Args:
-        opt: the whole option dictionary; `path.resume_state`, the networks' `path.pretrain_*` and `resumed` (the
-            state's `iter` and `epoch`) are set in it.
+        opt: the whole option dictionary; `path.resume_state`, the networks' `path.pretrain_*`, `manual_seed` and
+            `resumed` (the state's `iter` and `epoch`) are set in it.
 
     Raises:
         UserError: a state that was asked for cannot be read, no state is whole, or the run is past its end.
@@ -102,6 +102,10 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
             raise UserError(f'{path}: already at iteration {state["iter"]}; train.total_iter must be higher')
         opt['path']['resume_state'] = str(path)
         opt['resumed'] = {'iter': state['iter'], 'epoch': state['epoch']}
+        seed = state.get('manual_seed', opt.get('manual_seed'))
+        if seed != opt.get('manual_seed'):
+            print(f'manual_seed: {seed}, with which the run began', flush=True)
+        opt['manual_seed'] = seed
         check_resume(opt, state['iter'])
         if not Path(opt['path']['models']).is_dir():
             raise UserError(f'{path}: a state is resumed in its own experiment, but {opt["path"]["models"]} is missing')

@@ -165,6 +165,6 @@ def test_the_log_says_how_it_is_computed_and_why() -> None:
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CXX', 'no-such-compiler')
-    with pytest.raises(UserError, match=r'val\.compile needs a C\+\+ compiler, no-such-compiler'):
+    with pytest.raises(UserError, match=r'val\.compile needs a C\+\+ compiler, no-such-compiler;'):
         read_compute({'compile': True}, 'val', CPU)
     assert not read_compute({}, 'val', CPU)[0].compile

@@ -7,10 +7,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ramit_arch import options
+import torch
+
+from ramit_arch import options, stopping
 from ramit_arch.cli.preflight import preflight
 from ramit_arch.errors import UserError
 
@@ -53,4 +56,21 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
         sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]
         sys.argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
         sys.argv += ['--local_rank', str(args.local_rank)]
-        pipeline(str(Path.cwd()))
+        try:
+            with stopping.deferred() if training else nullcontext():
+                pipeline(str(Path.cwd()))
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            raise _explained(error) from error
+
+
+def _explained(error: Exception) -> Exception:
+    """What is behind an error of PyTorch's that says little of its cause."""
+    text = str(error).strip().partition('\n')[0]
+    lost = isinstance(error, (ConnectionError, EOFError))  # in the middle of a batch from a worker
+    kept = 'what was saved is whole; go on with --auto_resume'
+    if lost or ('DataLoader worker' in text and ('killed by signal' in text or 'exited unexpectedly' in text)):
+        advice = 'often for want of memory: lower datasets.train.num_worker_per_gpu'
+        return UserError(f'a worker of the data loader was ended from outside ({text}), {advice}; {kept}')
+    if isinstance(error, torch.distributed.DistError) or 'gloo' in text or 'by peer' in text:
+        return UserError(f'another process of this run has ended, see its message ({text}); {kept}')
+    return error

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from ramit_arch import stopping
 from ramit_arch.data.progression import Progression
 
 
@@ -46,14 +47,21 @@ def generator(index: int) -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
+def draw_seed(*numbers: int) -> int:
+    """A seed for torch that depends on all of these."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
 def seed_worker(worker_id: int, **_: object) -> None:
-    """Seed `random` and NumPy of a loader's worker from torch's generator, which differs by worker and by epoch.
+    """Seed `random` and NumPy of a loader's worker from torch's generator, which differs by worker and by epoch, and
+    leave signals to the process that it works for.
 
     Takes, and needs not, the further arguments of BasicSR's `worker_init_fn`.
     """
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
+    stopping.ignore()
 
 
 class DrawSampler(Sampler[list[Draw]]):

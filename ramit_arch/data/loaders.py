@@ -8,6 +8,7 @@ comes with an index, and BasicSR's loop, which asks for one batch after the othe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from logging import Logger
 from typing import Any
@@ -21,6 +22,20 @@ from ramit_arch.data.draws import DrawSampler, seed_worker
 from ramit_arch.data.progression import Progression, processes, read_progression, training_section
 
 Loaders = tuple[DataLoader, DrawSampler, list[DataLoader], int, int]
+
+
+@dataclass(frozen=True)
+class Running:
+    """What of a running training the model needs to stop and to go on, and BasicSR does not tell it.
+
+    It reaches the model in the options, of which BasicSR makes a deep copy: not of this.
+    """
+
+    sampler: DrawSampler
+    val_loaders: list[DataLoader]
+
+    def __deepcopy__(self, _: dict) -> Running:
+        return self
 
 
 def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
@@ -45,6 +60,7 @@ def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
             val_set = build_dataset(val_section)
             val_loaders.append(build_dataloader(val_set, val_section, opt['num_gpu'], opt['dist'], None))
             logger.info(f'Validation on {val_section["name"]}: {len(val_set)} images.')
+    opt['running'] = Running(sampler, val_loaders)
     return _training_loader(dataset, section, sampler, opt), sampler, val_loaders, last_epoch, progression.total
 
 

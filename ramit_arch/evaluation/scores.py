@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from ramit_arch.files import write_whole
 
 ROW_KEYS = ('image', 'lq', 'gt', 'restored')  # what a row has beside its metrics
 
@@ -29,17 +30,12 @@ def write_scores(stem: Path, protocol: dict[str, Any], rows: list[dict[str, Any]
     writer.writerows([row['image'], *(f'{row[metric]:.6f}' for metric in metrics)] for row in rows)
     means = mean_scores(rows, metrics)
     writer.writerow(['mean', *(f'{means[metric]:.6f}' for metric in metrics)])
-    _replace(stem.with_name(f'{stem.name}.csv'), table.getvalue())
+    write_whole(stem.with_name(f'{stem.name}.csv'), table.getvalue().encode())
     content = {**protocol, 'mean': means, 'images': rows}
-    _replace(stem.with_name(f'{stem.name}.json'), json.dumps(content, indent=1, ensure_ascii=False) + '\n')
+    text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
+    write_whole(stem.with_name(f'{stem.name}.json'), text.encode())
 
 
 def mean_scores(rows: list[dict[str, Any]], metrics: list[str]) -> dict[str, float]:
     """Mean of every metric over the images."""
     return {metric: fmean(row[metric] for row in rows) for metric in metrics}
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(path)

@@ -1,16 +1,22 @@
-"""Reading weights: BasicSR's checkpoints, plain state dicts and safetensors. Nothing in a file is ever executed."""
+"""Checkpoints: read without executing anything in them, written whole or not at all, and the old ones removed.
+
+Read are BasicSR's, plain state dicts and safetensors.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ramit_arch.errors import UserError
+from ramit_arch.files import write_whole
 
 logger = logging.getLogger('basicsr')
 
@@ -97,3 +103,29 @@ def fitting_weights(
     for problem in problems:
         logger.warning(f'{path}: not loaded: {problem}.')
     return {name: weights[name] for name in own if name in weights and name not in differing}
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values as a file that is whole or not there.
+
+    Raises:
+        UserError: as `write_whole`.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getbuffer())
+
+
+def remove_old(models: Path, states: Path, newest: int, keep: int) -> None:
+    """Remove the networks and states of all iterations before `newest` but the last `keep - 1`.
+
+    Those above `newest` stay: a run that went on from an earlier state will write them again.
+    """
+    files: dict[int, list[Path]] = {}
+    for path in [*states.glob('*.state'), *models.glob('net_g_*.pth')]:  # a network without its state is of no harm
+        digits = path.stem.removeprefix('net_g_')
+        if digits.isdecimal() and int(digits) < newest:
+            files.setdefault(int(digits), []).append(path)
+    for number in sorted(files, reverse=True)[keep - 1 :]:
+        for path in files[number]:
+            path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ramit_arch.errors import UserError
 
 COMPUTE_KEYS = ('bf16', 'tf32', 'channels_last', 'compile')
 TRAIN_COMPUTE_KEYS = (*COMPUTE_KEYS, 'checkpointing')
+GRAPHS = 64  # compiled of one function, in training and validation together
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Compute:
     bf16: bfloat16 autocast; weights stay in float32.
     tf32: products and convolutions of float32 on the TF32 units of a GPU, with 10 bits of mantissa.
     channels_last: images and weights of convolutions in the channels-last memory format.
-    compile: `torch.compile`: of a RAMiT on a CPU the attentions, once for all sizes of image; else the whole network,
-        every size on its own, and after eight of them the rest runs without.
+    compile: `torch.compile`. Of a RAMiT on a CPU the attentions are compiled, a few times for all sizes of image. On a
+        GPU, and of another network, the whole is, for every size of image on its own.
+        What needs more than `GRAPHS` graphs runs without.
     checkpointing: activations inside a block are computed again for the backward pass instead of kept.
     """
 
@@ -53,33 +56,35 @@ class Compute:
 
     def network(self, network: nn.Module) -> Any:
         """What to call instead of the network, whose parameters it shares."""
+        if self.compile:  # the limit is of a function, which training and validation share
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         attentions = [module for module in network.modules() if isinstance(module, MultiHeadAttention)]
-        if self.device.type == 'cuda' or not attentions:
-            return torch.compile(network, dynamic=False) if self.compile else network
+        if attentions and self.device.type == 'cpu':
+            return partial(self._call, network, attentions)
+        return torch.compile(network, dynamic=False) if self.compile else network
 
-        def call(image: Tensor) -> Tensor:
-            # Set at every call: training and validation may share the network, and a backward pass with checkpointing
-            # needs what its forward pass had.
-            for attention in attentions:
-                if self.compile:
-                    vars(attention)['attend'] = partial(compiled_attend, attention)
-                else:
-                    vars(attention).pop('attend', None)
-            return network(image)
-
-        return call
+    def _call(self, network: nn.Module, attentions: list[MultiHeadAttention], image: Tensor) -> Tensor:
+        # Set at every call and left so: training and validation may share the network, and a backward pass with
+        # checkpointing needs what its forward pass had.
+        for attention in attentions:
+            if self.compile:
+                vars(attention)['attend'] = partial(compiled_attend, attention)
+            else:
+                vars(attention).pop('attend', None)
+        return network(image)
 
 
 def compiled_attend(attention: MultiHeadAttention, qkv: Tensor, helper: Tensor | None) -> Tensor:
-    """`attend`, compiled for any number of windows and any size of image.
+    """`attend`, compiled for any number of windows and any size of image, but for their order of magnitude.
 
     It is what gains on a CPU, where the convolutions around it are oneDNN's anyway. A graph of the whole network would
     work on whole maps instead of on bands of rows, which takes longer than all that it saves.
     """
-    axes = (0,) if isinstance(attention, SpatialAttention) else (0, 1, 2)
+    several = (0,) if isinstance(attention, SpatialAttention) else (0, 1, 2)  # axes whose length varies
     for x in (qkv, helper):
-        for axis in axes if x is not None else ():
-            torch._dynamo.maybe_mark_dynamic(x, axis)
+        if x is not None:
+            for axis in several:
+                torch._dynamo.maybe_mark_dynamic(x, axis)
     return _compiled(type(attention).attend)(attention, qkv, helper)
 
 
@@ -105,8 +110,9 @@ def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tu
         parts.append(f'{key} {"on" if values[key] else "off"} ({why})')
     if values['bf16'] and gpu and not torch.cuda.is_bf16_supported():
         raise UserError(f'{name}.bf16: {torch.cuda.get_device_name()} does not compute in bfloat16')
-    if values['compile'] and not gpu and not any(map(shutil.which, _compilers())):
-        raise UserError(f'{name}.compile needs a C++ compiler, {" or ".join(_compilers())}; install one or set CXX')
+    compiler = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')  # as PyTorch looks for it
+    if values['compile'] and not gpu and not shutil.which(compiler):
+        raise UserError(f'{name}.compile needs a C++ compiler, {compiler}; install it, or set CXX to another')
     return Compute(device, **values), f'Computing ({name}): {", ".join(parts)}.'
 
 
@@ -124,10 +130,6 @@ def _defaults(name: str, gpu: bool) -> dict[str, tuple[bool, str]]:
     if training:
         defaults['checkpointing'] = (False, 'slower; for patches that do not fit in memory')
     return defaults
-
-
-def _compilers() -> list[str]:
-    return [os.environ['CXX']] if os.environ.get('CXX') else ['g++', 'clang++']
 
 
 def enable_checkpointing(network: nn.Module) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import signal
 from contextlib import AbstractContextManager, nullcontext
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils.dist_util import get_dist_info, master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from ramit_arch import stopping
+from ramit_arch.data.draws import draw_seed
+from ramit_arch.data.loaders import Running
 from ramit_arch.data.progression import read_progression
 from ramit_arch.errors import UserError, check_keys
 from ramit_arch.evaluation.protocols import check_protocol, describe, validation_metrics
 from ramit_arch.evaluation.scores import mean_scores, write_scores
-from ramit_arch.models.checkpoints import load_weights, read_weights
+from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
 from ramit_arch.models.compute import COMPUTE_KEYS, TRAIN_COMPUTE_KEYS, enable_checkpointing, read_compute
 from ramit_arch.models.schedule import Schedule, read_schedule
 
@@ -43,10 +50,15 @@ def check_model_options(opt: dict[str, Any]) -> Schedule | None:
     """
     check_keys(opt.get('val') or {}, VAL_KEYS, 'val')
     check_protocol(opt)
+    device = torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu')  # as BasicSR's model chooses it
+    read_compute(opt.get('val') or {}, 'val', device)
     if not opt['is_train']:
         return None
     train = opt['train']
     check_keys(train, TRAIN_KEYS, 'train')
+    read_compute(train, 'train', device)
+    if train.get('checkpointing') and opt['network_g']['type'] != 'RAMiT':
+        raise UserError(f'train.checkpointing: {opt["network_g"]["type"]} cannot compute its activations again')
     schedule = read_schedule(opt)
     if train['optim_g'].get('type') != 'Adam':
         raise UserError(f'train.optim_g.type is {train["optim_g"].get("type")!r}; RAMiTModel knows Adam')
@@ -98,6 +110,8 @@ class RAMiTModel(SRModel):
             self.accumulate = opt['train'].get('accumulate') or 1
         if opt.get('val'):
             opt['val'] = {**opt['val'], 'metrics': validation_metrics(opt)}
+        if opt['dist']:
+            self.control = torch.distributed.new_group(backend='gloo')  # for what is told between CPUs
         super().__init__(opt)
         self.val_compute, line = read_compute(opt.get('val') or {}, 'val', self.device)
         if opt.get('val') or not self.is_train:
@@ -116,6 +130,7 @@ class RAMiTModel(SRModel):
             net.to(memory_format=torch.channels_last)
         self.losses: dict[str, Tensor] = {}
         self.failed_at = torch.zeros((), dtype=torch.int64, device=self.device)  # first iteration without finite loss
+        self.saved: dict[str, Any] = {'iter': None}  # the last state: its epoch, iter, and the sets validated since
         self._require_gradients(warm_start=self.schedule.in_warm_start(1))
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and self._fresh_warm_start():
@@ -185,11 +200,9 @@ class RAMiTModel(SRModel):
             self.setup_optimizers()
             get_root_logger().info('Warm start ended: a new optimiser trains the whole network.')
 
-    def resume_training(self, resume_state: dict[str, Any]) -> None:
-        self._enter_phase(resume_state['iter'])  # whose optimiser was saved
-        super().resume_training({**resume_state, 'schedulers': []})
-
     def optimize_parameters(self, current_iter: int) -> None:
+        # What is drawn (dropout, stochastic depth) is a function of the iteration, so that a resumed run draws it too.
+        torch.manual_seed(draw_seed(self.opt['manual_seed'], current_iter, get_dist_info()[0]))
         self.optimizer_g.zero_grad()
         parts = min(self.accumulate, len(self.lq))
         losses: dict[str, Tensor] = {}
@@ -210,6 +223,9 @@ class RAMiTModel(SRModel):
         self._keep(losses, current_iter)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+        number = self._stop_signal()
+        if number:
+            self._leave(current_iter, number)
 
     def _losses(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
         losses = {}
@@ -236,10 +252,6 @@ class RAMiTModel(SRModel):
         self.log_dict = self.reduce_loss_dict(self.losses)
         return self.log_dict
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        self._stop_unless_finite()
-        super().save(epoch, current_iter)
-
     def _stop_unless_finite(self) -> None:
         if self.opt['dist']:
             torch.distributed.all_reduce(self.failed_at, torch.distributed.ReduceOp.MAX)  # all processes stop together
@@ -250,6 +262,98 @@ class RAMiTModel(SRModel):
                 f'the loss of iteration {iteration} is not finite; nothing was saved since.\n'
                 f'Resume from {states} with a lower train.optim_g.lr or with train.grad_clip_norm'
             )
+
+    # ------------------------------------------------------------------------------ saving, resuming, stopping
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save the network, then the state that says it is there; `current_iter` -1 is the network of the end.
+
+        Raises:
+            UserError: a loss was not finite, or the disk is full; earlier files are as they were.
+        """
+        self._stop_unless_finite()
+        if current_iter != -1:
+            self.saved = {'epoch': epoch, 'iter': current_iter, 'validated': []}
+        self._save_networks(current_iter)
+        self.save_training_state(epoch, current_iter)
+        keep = self.opt['logger'].get('keep_checkpoints')
+        if keep and current_iter != -1 and get_dist_info()[0] == 0:
+            remove_old(Path(self.opt['path']['models']), Path(self.opt['path']['training_states']), current_iter, keep)
+
+    @master_only
+    def save_network(
+        self, net: Any, net_label: str, current_iter: int | str, param_key: str | list[str] = 'params'
+    ) -> None:
+        """As BasicSR's, but whole or not at all, and an error if it cannot be."""
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        content = {
+            key: {name: tensor.cpu() for name, tensor in self.get_bare_model(each).state_dict().items()}
+            for key, each in zip(keys, nets, strict=True)
+        }
+        name = 'latest' if current_iter == -1 else current_iter
+        write_checkpoint(content, Path(self.opt['path']['models'], f'{net_label}_{name}.pth'))
+
+    def _save_networks(self, name: int | str) -> None:
+        if hasattr(self, 'net_g_ema'):
+            self.save_network([self.net_g, self.net_g_ema], 'net_g', name, ['params', 'params_ema'])
+        else:
+            self.save_network(self.net_g, 'net_g', name)
+
+    @master_only
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """All that a resumed run needs beside the network, as tensors and plain values."""
+        if current_iter == -1:
+            return
+        state = {
+            **self.saved,
+            'manual_seed': self.opt['manual_seed'],
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [],
+            'best': getattr(self, 'best_metric_results', {}),
+        }
+        write_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Go on as if never stopped; a validation that was due and did not end comes first.
+
+        Raises:
+            UserError: the state is of another optimiser or network.
+        """
+        self._enter_phase(resume_state['iter'])  # whose optimiser was saved
+        try:
+            super().resume_training({**resume_state, 'schedulers': []})
+        except (AssertionError, ValueError, KeyError, TypeError) as error:
+            state = self.opt['path']['resume_state']
+            raise UserError(f'{state} does not fit: it is of another network or optimiser ({error})') from error
+        val = self.opt.get('val')
+        if not val:
+            return
+        metrics = (val.get('metrics') or {}).keys()
+        best = resume_state.get('best', {})
+        self.best_metric_results = {name: record for name, record in best.items() if record.keys() == metrics}
+        self.saved = {key: resume_state.get(key, []) for key in ('epoch', 'iter', 'validated')}
+        if 'validated' in resume_state and resume_state['iter'] % val['val_freq'] == 0:
+            running: Running | None = self.opt.get('running')
+            for loader in running.val_loaders if running else []:
+                if loader.dataset.opt['name'] not in self.saved['validated']:  # type: ignore[attr-defined]
+                    self.validation(loader, resume_state['iter'], None, val['save_img'])
+
+    def _stop_signal(self) -> int:
+        """The number of the signal that asks any of the processes to stop, or 0."""
+        if not self.opt['dist']:
+            return stopping.received()
+        number = torch.tensor(stopping.received())
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, self.control)
+        return int(number)
+
+    def _leave(self, iteration: int, number: int) -> NoReturn:
+        if self.saved['iter'] != iteration:
+            running: Running | None = self.opt.get('running')
+            self.save((running.sampler.epoch or 0) if running else 0, iteration)
+        name = signal.Signals(number).name
+        get_root_logger().info(f'Stopped by {name} after iteration {iteration:,}, which is saved; see --auto_resume.')
+        raise SystemExit(128 + number)
 
     # ---------------------------------------------------------------------------------------------- validation
 
@@ -270,40 +374,73 @@ class RAMiTModel(SRModel):
         if self.is_train:
             self._stop_unless_finite()
         super().validation(dataloader, current_iter, tb_logger, save_img)
+        if self.is_train and self.saved['iter'] == current_iter:
+            # The state was written before; now it knows the best scores, and that this set is done.
+            self.saved['validated'].append(dataloader.dataset.opt['name'])  # type: ignore[attr-defined]
+            self.save_training_state(self.saved['epoch'], current_iter)
+
+    def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(
         self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
     ) -> None:
-        """Restore and score a set: BasicSR's log and images, and the scores of every image as CSV and JSON."""
+        """Restore and score a set: BasicSR's log and images, and the scores of every image as CSV and JSON.
+
+        Several processes take the images in turns, and all have all scores in the end.
+        """
         name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
         if self.is_train:  # BasicSR's loop counts on by one an epoch that it no longer trains
             current_iter = min(int(current_iter), int(self.opt['train']['total_iter']))
-        metrics = self.opt['val'].get('metrics') or {}
-        rows: list[dict[str, Any]] = []
-        # None: on a terminal only
-        progress = tqdm(
-            dataloader,
-            desc=f'Test {name}',
-            unit='image',
-            leave=False,
-            disable=None if self.opt['val'].get('pbar', True) else True,
-        )
-        for data in progress:
-            rows.append(self._restore_and_score(data, metrics, name, current_iter, save_img))
-            if save_img and any(row['restored'] == rows[-1]['restored'] for row in rows[:-1]):
-                raise UserError(f'{rows[-1]["restored"]}: two images of {name} are called so; rename one of them')
+        rows = self._restore_all(dataloader, name, current_iter, save_img)
+        metrics = list(self.opt['val'].get('metrics') or {})
         if not metrics or not rows or 'gt' not in rows[0]:
             return
-        self.metric_results = mean_scores(rows, list(metrics))
+        self.metric_results = mean_scores(rows, metrics)
         if self.is_train:
             self._initialize_best_metric_results(name)
             for metric, value in self.metric_results.items():
                 self._update_best_metric_result(name, metric, value, current_iter)
+            self._keep_best(name, current_iter)
         self._log_validation_metric_values(current_iter, name, tb_logger)
-        self._write_scores(dataloader.dataset.opt, rows, current_iter)  # type: ignore[attr-defined]
+        if get_dist_info()[0] == 0:
+            self._write_scores(dataloader.dataset.opt, rows, current_iter)  # type: ignore[attr-defined]
+
+    def _restore_all(
+        self, dataloader: DataLoader, name: str, current_iter: int | str, save_img: bool
+    ) -> list[dict[str, Any]]:
+        """The scores of all images, in their order."""
+        rank, processes = get_dist_info()
+        if processes > 1:
+            share = range(rank, len(dataloader.dataset), processes)  # type: ignore[arg-type]
+            dataloader = DataLoader(Subset(dataloader.dataset, share), batch_size=1)
+        quiet = rank > 0 or not self.opt['val'].get('pbar', True)
+        rows = []
+        # None: on a terminal only
+        progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False, disable=True if quiet else None)
+        for data in progress:
+            if self.is_train and stopping.received():
+                self._leave(int(current_iter), stopping.received())
+            rows.append(self._restore_and_score(data, name, current_iter, save_img))
+            _require_names(rows, name)
+        if processes > 1:
+            shares: list[list[dict[str, Any]]] = [[] for _ in range(processes)]
+            torch.distributed.all_gather_object(shares, rows, self.control)
+            rows = [row for turn in zip_longest(*shares) for row in turn if row is not None]
+            _require_names(rows, name)
+        return rows
+
+    def _keep_best(self, dataset: str, current_iter: int | str) -> None:
+        """`logger.keep_best: Set5/psnr`, or psnr for that of the first set."""
+        wanted, _, metric = str(self.opt['logger'].get('keep_best') or '').rpartition('/')
+        first = next(o['name'] for phase, o in self.opt['datasets'].items() if phase.split('_')[0] == 'val')
+        if not metric or dataset != (wanted or first):
+            return
+        if self.best_metric_results[dataset][metric]['iter'] == current_iter:
+            self._save_networks('best')
 
     def _restore_and_score(
-        self, data: dict[str, Any], metrics: dict[str, Any], name: str, current_iter: int | str, save_img: bool
+        self, data: dict[str, Any], name: str, current_iter: int | str, save_img: bool
     ) -> dict[str, Any]:
         self.feed_data(data)
         self.test()
@@ -312,7 +449,13 @@ class RAMiTModel(SRModel):
         if 'gt' in data:
             row['gt'] = data.get('gt_path', data['lq_path'])[0]
             images = {'img': restored, 'img2': tensor2img(self.gt)}
-            row |= {metric: float(calculate_metric(images, options)) for metric, options in metrics.items()}
+            metrics = self.opt['val'].get('metrics') or {}
+            for metric, options in metrics.items():
+                row[metric] = float(calculate_metric(images, options))
+                if math.isnan(row[metric]):
+                    get_root_logger().warning(
+                        f'{row["image"]}: too small for {metric}, whose mean is not a number now.'
+                    )
             del self.gt
         del self.lq, self.output
         if save_img:
@@ -342,3 +485,10 @@ class RAMiTModel(SRModel):
             **describe(self.opt, section, getattr(self.get_bare_model(self.net_g), 'multiple', None)),
         }
         write_scores(Path(self.opt['path']['log'], 'scores', stem), protocol, rows, list(protocol['metrics']))
+
+
+def _require_names(rows: list[dict[str, Any]], dataset: str) -> None:
+    restored = [row['restored'] for row in rows if 'restored' in row]
+    if len(set(restored)) < len(restored):
+        twice = next(path for path in restored if restored.count(path) > 1)
+        raise UserError(f'{twice}: two images of {dataset} are called so; rename one of them')

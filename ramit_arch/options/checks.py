@@ -28,7 +28,7 @@ _TOP_KEYS = frozenset(
     'find_unused_parameters'.split()
 )
 _PATH_KEYS = frozenset('pretrain_network_g strict_load_g param_key_g resume_state ignore_resume_networks'.split())
-_LOGGER_KEYS = frozenset('print_freq save_checkpoint_freq use_tb_logger wandb'.split())
+_LOGGER_KEYS = frozenset('print_freq save_checkpoint_freq keep_checkpoints keep_best use_tb_logger wandb'.split())
 _OWN_TRAIN_KEYS = frozenset('progressive lr_batch_size lr_rule warm_start accumulate grad_clip_norm'.split()).union(
     TRAIN_COMPUTE_KEYS
 )
@@ -67,7 +67,8 @@ _VALUES = {
     'train.lr_batch_size': _COUNT, 'train.grad_clip_norm': _POSITIVE,
     'val.val_freq': _COUNT, 'val.save_img': _FLAG, 'val.pbar': _FLAG, 'val.metrics': _SECTION,
     'logger.print_freq': _COUNT, 'logger.save_checkpoint_freq': _COUNT, 'logger.use_tb_logger': _FLAG,
-    'logger.wandb': _SECTION, 'path.strict_load_g': _FLAG, 'path.param_key_g': _one_of('params', 'params_ema'),
+    'logger.wandb': _SECTION, 'logger.keep_checkpoints': _COUNT, 'logger.keep_best': _TEXT,
+    'path.strict_load_g': _FLAG, 'path.param_key_g': _one_of('params', 'params_ema'),
     'path.pretrain_network_g': _TEXT, 'path.resume_state': _TEXT,
     **{f'train.{key}': _FLAG for key in TRAIN_COMPUTE_KEYS}, **{f'val.{key}': _FLAG for key in COMPUTE_KEYS},
 }  # fmt: skip
@@ -111,6 +112,8 @@ def check(opt: dict[str, Any], training: bool) -> None:
         ours = _OWN_TRAIN_KEYS if opt['model_type'] == 'SRModel' else {'progressive'}
         for key in ours & (opt.get('train') or {}).keys():
             raise UserError(f'train.{key}: {opt["model_type"]} does not know it; set model_type to RAMiTModel')
+        for key in set(COMPUTE_KEYS) & (opt.get('val') or {}).keys() if opt['model_type'] == 'SRModel' else ():
+            raise UserError(f'val.{key}: {opt["model_type"]} does not know it; set model_type to RAMiTModel')
     check_network(opt)
 
 

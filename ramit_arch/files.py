@@ -1,0 +1,46 @@
+"""Files that are whole or not there. This module imports nothing of the package but `errors`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ramit_arch.errors import UserError
+
+MARGIN = 16 * 2**20  # bytes that stay free on a disk, for logs and scores
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that after a crash at any moment it has either its former content or this.
+
+    The bytes go into a hidden file beside it, reach the disk, and take its name then.
+
+    Raises:
+        UserError: the disk is too full, or the folder cannot be written; the file is as it was.
+    """
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        # One that a crash has left is overwritten: what it takes is free.
+        room = shutil.disk_usage(path.parent).free + (part.stat().st_size if part.exists() else 0)
+        if room < len(content) + MARGIN:
+            needed = f'{len(content) / 2**20:,.0f} MiB needed, {room / 2**20:,.0f} MiB free'
+            raise UserError(f'{path}: no room on the disk ({needed}); nothing was written')
+        with part.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f'{path}: cannot be written ({error.strerror}); it is as it was') from error
+
+
+def sync(path: Path) -> None:
+    """Let a file's bytes, or the new names in a folder, reach the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

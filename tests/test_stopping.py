@@ -1,0 +1,218 @@
+"""Training that is killed, interrupted, out of disk or robbed of a worker loses nothing that it has saved."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import BASICSR, ROOT, make_model, run_basicsr, step, tiny_options, weights, write_options
+
+from ramit_arch import files
+from ramit_arch.errors import UserError
+from ramit_arch.files import write_whole
+from ramit_arch.models.checkpoints import remove_old
+
+
+def test_a_killed_run_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / 'benchmarks' / 'kill_training.py')]
+    options = [
+        '--work',
+        str(tmp_path / 'work'),
+        '--kills',
+        '5',
+        '--iterations',
+        '45',
+        '--seconds',
+        '2.5',
+        '--seed',
+        '2',
+    ]
+    result = subprocess.run([*script, *options], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert '5 kills; all compared' in result.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ signals
+
+
+def begin(pairs: tuple[Path, Path], folder: Path, **changes: Any) -> subprocess.Popen[str]:
+    """A long run in a session of its own, once it trains."""
+    opt = tiny_options(*pairs)
+    opt['train']['total_iter'] = 100000
+    opt['datasets']['train'].update(num_worker_per_gpu=1, persistent_workers=True)
+    opt['logger'].update(save_checkpoint_freq=100000, print_freq=1)
+    opt['val']['val_freq'] = 100000
+    opt.update(changes)
+    write_options(folder / 'train.yml', opt)
+    process = subprocess.Popen(
+        [str(BASICSR), 'train', '-opt', 'train.yml'],
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr
+    for line in process.stderr:
+        if 'l_pix' in line:
+            return process
+    raise AssertionError('it never trained')
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_step_end_saves_it_and_leaves(
+    number: signal.Signals, code: int, pairs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    process = begin(pairs, tmp_path)
+    os.killpg(process.pid, number)  # workers get it too, as from a terminal or a job scheduler
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert f'Stopped by {number.name} after iteration' in err.strip().splitlines()[-1]
+    [state] = (tmp_path / 'experiments' / 'tiny' / 'training_states').iterdir()
+    done = int(state.stem)
+    assert torch.load(state, weights_only=True)['iter'] == done
+
+    result = run_basicsr(
+        'train', '-opt', 'train.yml', '--auto_resume', '--force_yml', f'train:total_iter={done + 3}', cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    resumed = tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth'
+    whole = ['name=whole', f'train:total_iter={done + 3}']
+    assert run_basicsr('train', '-opt', 'train.yml', '--force_yml', *whole, cwd=tmp_path).returncode == 0
+    straight = tmp_path / 'experiments' / 'whole' / 'models' / 'net_g_latest.pth'
+    one, other = (torch.load(path, weights_only=True)['params'] for path in (resumed, straight))
+    assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    code = (
+        'import os, signal; from ramit_arch import stopping\n'
+        'with stopping.deferred():\n'
+        '    os.kill(os.getpid(), signal.SIGTERM)\n'
+        '    print("goes on", stopping.received(), flush=True)\n'
+        '    os.kill(os.getpid(), signal.SIGINT)\n'
+        '    print("never", flush=True)\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert result.stdout == 'goes on 15\n'
+    assert result.stderr == 'stopping: this step ends and is saved; again: at once\n'
+    assert result.returncode == 130
+
+
+def test_a_worker_that_the_system_ends_is_told_in_the_last_line(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    process = begin(pairs, tmp_path)
+    deadline, workers = time.monotonic() + 30, ''
+    while not workers and time.monotonic() < deadline:
+        workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text()
+    os.kill(int(workers.split()[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    last = err.strip().splitlines()[-1]
+    assert last.startswith('error: a worker of the data loader was ended from outside'), err[-2000:]
+    assert 'lower datasets.train.num_worker_per_gpu' in last
+
+
+# --------------------------------------------------------------------------------------------------------- full disks
+
+
+def test_a_file_is_as_it_was_when_it_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / 'file'
+    write_whole(file, b'former')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # writing more fails half-way, as on a full disk
+    try:
+        with pytest.raises(UserError, match='cannot be written'):
+            write_whole(file, bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_bytes() == b'former'
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_disk_is_asked_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = files.shutil.disk_usage(tmp_path)._replace(free=files.MARGIN + 100)
+    monkeypatch.setattr(files.shutil, 'disk_usage', lambda _: usage)
+    write_whole(tmp_path / 'small', bytes(100))
+    with pytest.raises(UserError, match='no room on the disk'):
+        write_whole(tmp_path / 'large', bytes(101))
+    assert [path.name for path in tmp_path.iterdir()] == ['small']
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path)
+    step(model, 1)
+    model.save(0, 1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    assert len(before) == 2
+    monkeypatch.setattr(files, 'MARGIN', 2**60)
+    step(model, 2)
+    with pytest.raises(UserError, match=r'net_g_2\.pth: no room on the disk'):
+        model.save(0, 2)
+    assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
+
+
+# ----------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    opt = tiny_options(*pairs)
+    opt['train'].update(total_iter=8)
+    opt['val']['val_freq'] = 2
+    opt['logger'].update(save_checkpoint_freq=1, keep_checkpoints=2, keep_best='psnr')
+    write_options(tmp_path / 'train.yml', opt)
+    assert run_basicsr('train', '-opt', 'train.yml', cwd=tmp_path).returncode == 0
+    run = tmp_path / 'experiments' / 'tiny'
+    assert sorted(path.name for path in (run / 'training_states').iterdir()) == ['7.state', '8.state']
+    names = sorted(path.name for path in (run / 'models').iterdir())
+    assert names == ['net_g_7.pth', 'net_g_8.pth', 'net_g_best.pth', 'net_g_latest.pth']
+    best = torch.load(run / 'training_states' / '8.state', weights_only=True)['best']['tiny_val']['psnr']
+    assert best['iter'] in (2, 4, 6, 8)
+
+
+def test_a_state_of_an_earlier_life_is_not_taken_for_a_newer_one(tmp_path: Path) -> None:
+    states, models = tmp_path / 'states', tmp_path / 'models'
+    states.mkdir()
+    models.mkdir()
+    for number in (1, 2, 3, 9):
+        (states / f'{number}.state').touch()
+        (models / f'net_g_{number}.pth').touch()
+    (models / 'net_g_best.pth').touch()
+    remove_old(models, states, newest=3, keep=2)
+    assert sorted(path.stem for path in states.iterdir()) == ['2', '3', '9']
+    assert sorted(path.stem for path in models.iterdir()) == ['net_g_2', 'net_g_3', 'net_g_9', 'net_g_best']
+
+
+def test_best_scores_go_on_after_resuming(tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    step(model, 1)
+    model.best_metric_results = {
+        'tiny_val': {m: {'better': 'higher', 'val': 99.0, 'iter': 1} for m in ('psnr', 'ssim')},
+        'other': {'lpips': {'better': 'lower', 'val': 0.0, 'iter': 1}},  # of metrics that are no longer asked for
+    }
+    model.save(0, 1)
+    state = torch.load(tmp_path / 'training_states' / '1.state', weights_only=True)
+    resumed = make_model(tmp_path, path={'resume_state': 'given'})
+    resumed.resume_training(state)
+    assert resumed.best_metric_results == {'tiny_val': model.best_metric_results['tiny_val']}
+
+
+def test_what_is_drawn_in_a_step_depends_on_the_iteration_alone(tmp_path: Path) -> None:
+    models = [make_model(tmp_path) for _ in range(2)]
+    for model in models:
+        for block in model.net_g.modules():
+            if hasattr(block, 'drop_path_rate'):
+                block.drop_path_rate = 0.5
+    step(models[0], 1)
+    torch.rand(7)  # a validation between the steps, or a new process
+    step(models[1], 1)
+    assert all(torch.equal(weights(models[0])[name], tensor) for name, tensor in weights(models[1]).items())
+    torch.manual_seed(0)
+    drawn = []
+    for iteration in (2, 3):
+        step(models[0], iteration)
+        drawn.append(torch.rand(1))
+    assert drawn[0] != drawn[1]
