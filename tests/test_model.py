@@ -251,19 +251,6 @@ def test_checkpoint_that_does_not_fit_is_refused_whole(state: dict, tmp_path: Pa
     assert torch.equal(model.net_g.shallow.conv.weight, state['shallow.conv.weight'])
 
 
-class Exploit:
-    def __reduce__(self) -> tuple:
-        return (Path.touch, (Path('executed'),))
-
-
-def test_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({'params': Exploit()}, 'evil.pth')
-    with pytest.raises(UserError, match='refused'):
-        read_weights('evil.pth')
-    assert not Path('executed').exists()
-
-
 @pytest.mark.parametrize(
     ('content', 'message'), [(None, 'no such'), (b'junk', 'refused|not a checkpoint'), (b'', 'not a checkpoint')]
 )

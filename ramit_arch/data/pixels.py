@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ramit_arch.errors import UserError
@@ -13,25 +16,49 @@ from ramit_arch.errors import UserError
 # which could turn one image of a pair and not the other.
 _FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
+MAX_PIXELS = 178_956_970  # as Pillow refuses them: 13,377x13,377
 
-def decode(data: bytes, where: str) -> np.ndarray:
+
+def decode(data: bytes, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode an image file.
 
     Args:
         data: the file's bytes.
         where: the file's name for the message.
+        size: (height, width) that the image is said to have, if anything says so.
 
     Returns:
         (H, W, 3) in BGR order or (H, W, 1), uint8 or uint16.
 
     Raises:
-        UserError: the bytes are not an image that OpenCV reads, or not one of 8 or 16 bits.
+        UserError: the bytes are not an image that OpenCV reads, or not one of 8 or 16 bits; or their header tells
+            another size, or more than `MAX_PIXELS`, which is seen before memory is taken.
     """
+    _check_header(data, where, size)
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, _FLAGS) if buffer.size else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         raise UserError(f'{where}: not an image that can be read (8- or 16-bit PNG, JPEG, BMP, TIFF, WebP)')
     return image if image.ndim == 3 else image[..., None]
+
+
+def _check_header(data: bytes, where: str, size: tuple[int, int] | None) -> None:
+    if data.startswith(b'\x89PNG') and len(data) >= 24:
+        found = (int.from_bytes(data[20:24], 'big'), int.from_bytes(data[16:20], 'big'))
+    else:
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                found = (image.height, image.width)
+        except Image.DecompressionBombError as error:
+            raise UserError(f'{where}: refused, too large to be an image of this kind ({error})') from error
+        except (
+            Exception
+        ):  # a format that Pillow does not know, or damage: OpenCV, which has a limit of its own, decides
+            return
+    if found[0] * found[1] > MAX_PIXELS:
+        raise UserError(f'{where}: refused, its header tells {found[1]:,}x{found[0]:,} pixels; cut it into parts')
+    if size is not None and found != size:
+        raise UserError(f'{where}: is {found[1]}x{found[0]} pixels, but meta_info.txt tells {size[1]}x{size[0]}')
 
 
 def in_color(image: np.ndarray, color: str) -> np.ndarray:

@@ -99,7 +99,11 @@ class EncodedStore(ABC):
         """The encoded image; raises UserError where it cannot be read."""
 
     def pixels(self, name: str) -> np.ndarray:
-        return decode(self.read(name), self.path(name))
+        return decode(self.read(name), self.path(name), self.listed_size(name))
+
+    def listed_size(self, name: str) -> tuple[int, int] | None:
+        """(height, width) where a list tells it."""
+        return None
 
 
 class FolderStore(EncodedStore):
@@ -167,6 +171,9 @@ class LmdbStore(EncodedStore):
 
     def path(self, name: str) -> str:
         return str(Path(self.root, self._files[name]))
+
+    def listed_size(self, name: str) -> tuple[int, int] | None:
+        return self._sizes[name]
 
     def size(self, name: str) -> tuple[int, int]:
         size = self._sizes[name]

@@ -466,6 +466,8 @@ class RAMiTModel(SRModel):
 
     def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
         folder = Path(self.opt['path']['visualization'])
+        if not image.strip('.'):  # a key of an LMDB can be anything
+            raise UserError(f'{image!r} of {name}: no name for a file in the results; rename the image')
         if self.is_train:
             return folder / name / image / f'{image}_{current_iter}.png'
         return folder / name / f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png'

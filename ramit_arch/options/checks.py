@@ -53,8 +53,8 @@ _POSITIVE: tuple[Callable[[Any], bool], str] = (lambda v: _number(v) and v > 0, 
 _SHARE: tuple[Callable[[Any], bool], str] = (lambda v: _number(v) and 0 <= v < 1, 'a number from 0 to below 1')
 _TEXT: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, str) and v != '', 'text')
 _NAME: tuple[Callable[[Any], bool], str] = (
-    lambda v: isinstance(v, str) and v.strip(' .') != '' and '/' not in v and '\\' not in v,
-    'the name of a folder, without slashes',
+    lambda v: isinstance(v, str) and v.strip(' .') != '' and v.isprintable() and '/' not in v and '\\' not in v,
+    'a name for files and folders, without slashes',
 )
 _SECTION: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, dict), 'a section with keys of its own')
 
@@ -65,7 +65,7 @@ _VALUES = {
     'train.scheduler': _SECTION, 'train.ema_decay': _SHARE, 'train.pixel_opt': _SECTION,
     'train.perceptual_opt': _SECTION, 'train.warm_start': _SECTION, 'train.accumulate': _COUNT,
     'train.lr_batch_size': _COUNT, 'train.grad_clip_norm': _POSITIVE,
-    'val.val_freq': _COUNT, 'val.save_img': _FLAG, 'val.pbar': _FLAG, 'val.metrics': _SECTION,
+    'val.val_freq': _COUNT, 'val.save_img': _FLAG, 'val.pbar': _FLAG, 'val.metrics': _SECTION, 'val.suffix': _NAME,
     'logger.print_freq': _COUNT, 'logger.save_checkpoint_freq': _COUNT, 'logger.use_tb_logger': _FLAG,
     'logger.wandb': _SECTION, 'logger.keep_checkpoints': _COUNT, 'logger.keep_best': _TEXT,
     'path.strict_load_g': _FLAG, 'path.param_key_g': _one_of('params', 'params_ema'),
