@@ -121,13 +121,16 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, damaged, or no training state.
     """
+    from ramit_arch.models.checkpoints import load_data
+
     if not path.is_file():
         raise UserError(f'{path}: no such training state')
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = load_data(path)
     except Exception as error:  # a damaged file fails in whatever way its bytes suggest
         raise UserError(f'{path}: damaged or no training state ({type(error).__name__}); remove it') from error
-    if not isinstance(state, dict) or not {'iter', 'epoch', 'optimizers'} <= state.keys():
+    counts = isinstance(state, dict) and all(isinstance(state.get(key), int) for key in ('iter', 'epoch'))
+    if not counts or not isinstance(state.get('optimizers'), list):
         raise UserError(f'{path}: not a training state; those lie in experiments/NAME/training_states')
     return state
 

@@ -18,6 +18,7 @@ from helpers import call_basicsr, make_model, options_of_test, tiny_options, wri
 from ramit_arch.data.pixels import MAX_PIXELS, decode
 from ramit_arch.data.stores import open_store, parse_meta_info
 from ramit_arch.errors import UserError
+from ramit_arch.models.checkpoints import read_weights
 
 
 class Exploit:
@@ -174,3 +175,22 @@ def test_an_lmdb_value_that_lies_about_its_shape_is_refused(tmp_path: Path) -> N
     with pytest.raises(UserError, match=f'is 12000x12000 pixels, but meta_info.txt tells {size[1]}x{size[0]}'):
         open_store(str(target), 'lmdb').pixels('0')
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50000
+
+
+def test_a_bit_that_fell_over_in_a_checkpoint_is_found(tmp_path: Path) -> None:
+    content = archive({'params': {'weight': torch.randn(64, 64)}})
+    path = tmp_path / 'net.pth'
+    path.write_bytes(content)
+    whole, found = read_weights(str(path))['weight'], 0
+    for at in range(600, len(content) - 1500, 997):
+        damaged = bytearray(content)
+        damaged[at] ^= 4
+        path.write_bytes(damaged)
+        try:
+            weight = read_weights(str(path))['weight']
+        except UserError as error:
+            assert 'damaged (checksum of' in str(error)
+            found += 1
+        else:  # in the padding between the records
+            assert torch.equal(weight, whole)
+    assert found > 10

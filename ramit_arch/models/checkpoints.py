@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,33 @@ def read_weights(path: str, key: str | None = 'params') -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f'{path}: no such checkpoint')
     try:
-        safe = file.suffix == '.safetensors'
-        content = load_file(file) if safe else torch.load(file, map_location='cpu', weights_only=True)
+        content = load_file(file) if file.suffix == '.safetensors' else load_data(file)
     except pickle.UnpicklingError as error:
         raise UserError(f'{path}: refused; it is damaged or holds more than tensors and plain values') from error
     except Exception as error:  # a damaged file fails in whatever way its bytes suggest
-        kind = type(error).__name__
-        raise UserError(f'{path}: not a checkpoint that can be read; it may be damaged ({kind})') from error
+        raise UserError(f'{path}: not a checkpoint that can be read; it may be damaged ({_brief(error)})') from error
     weights = _pick(content, key, path)
     return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
+
+
+def _brief(error: Exception) -> str:
+    return str(error) if str(error).startswith('checksum') else type(error).__name__
+
+
+def load_data(file: Path) -> Any:
+    """`torch.load` of tensors and plain values alone, whose checksums are right.
+
+    Raises:
+        pickle.UnpicklingError: it holds more.
+        ValueError: a checksum is wrong; torch does not look.
+        Exception: whatever damage leads to.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f'checksum of {damaged}')
+    return torch.load(file, map_location='cpu', weights_only=True)
 
 
 def _pick(content: object, key: str | None, path: str) -> dict[str, Tensor]:
