@@ -305,7 +305,11 @@ MISTAKES = [
     (('val', 'metrics', 'psnr', 'test_y_chanel'), True, 'unknown key test_y_chanel (did you mean test_y_channel?)'),
     (('val', 'metrics', 'psnr', 'crop_border'), None, 'val.metrics.psnr: the key crop_border is missing'),
     (('val', 'metrics', 'psnr', 'type'), 'calculate_pnsr', 'did you mean calculate_psnr?'),
+    (('train', 'pixel_opt', 'reduction'), 'none', "train.pixel_opt.reduction is 'none'; it must be one of mean, sum"),
     (('logger', 'print_freq'), 0, 'logger.print_freq is 0'),
+    (('logger', 'keep_best'), 'pnsr', 'logger.keep_best: pnsr is no metric of val (did you mean psnr?)'),
+    (('logger', 'keep_best'), 'Set5/psnr', 'logger.keep_best: no validation set is called Set5'),
+    (('train', 'checkpointing'), 'yes', "train.checkpointing is 'yes'; it must be true or false"),
     (('path', 'param_key_g'), 'params_emma', 'it must be one of params, params_ema'),
     (('name',), '../x', "name is '../x'; it must be the name of a folder"),
 ]

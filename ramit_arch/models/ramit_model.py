@@ -24,7 +24,7 @@ from ramit_arch import stopping
 from ramit_arch.data.draws import draw_seed
 from ramit_arch.data.loaders import Running
 from ramit_arch.data.progression import read_progression
-from ramit_arch.errors import UserError, check_keys
+from ramit_arch.errors import UserError, check_keys, suggestion
 from ramit_arch.evaluation.protocols import check_protocol, describe, validation_metrics
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
@@ -59,6 +59,7 @@ def check_model_options(opt: dict[str, Any]) -> Schedule | None:
     read_compute(train, 'train', device)
     if train.get('checkpointing') and opt['network_g']['type'] != 'RAMiT':
         raise UserError(f'train.checkpointing: {opt["network_g"]["type"]} cannot compute its activations again')
+    _check_best(opt)
     schedule = read_schedule(opt)
     if train['optim_g'].get('type') != 'Adam':
         raise UserError(f'train.optim_g.type is {train["optim_g"].get("type")!r}; RAMiTModel knows Adam')
@@ -72,6 +73,19 @@ def check_model_options(opt: dict[str, Any]) -> Schedule | None:
     if accumulate > 1 and (train.get('pixel_opt') or {}).get('reduction', 'mean') != 'mean':
         raise UserError('train.accumulate weights its parts for a mean; set train.pixel_opt.reduction to mean')
     return schedule
+
+
+def _check_best(opt: dict[str, Any]) -> None:
+    best = (opt.get('logger') or {}).get('keep_best')
+    if best is None:
+        return
+    dataset, slash, metric = best.rpartition('/')
+    metrics = list(validation_metrics(opt)) if opt.get('val') else []
+    if metric not in metrics:
+        raise UserError(f'logger.keep_best: {metric} is no metric of val{suggestion(metric, metrics)}')
+    names = [section['name'] for phase, section in opt['datasets'].items() if phase.split('_')[0] == 'val']
+    if (slash and dataset not in names) or not names:
+        raise UserError(f'logger.keep_best: no validation set is called {dataset}{suggestion(dataset, names)}')
 
 
 @MODEL_REGISTRY.register()

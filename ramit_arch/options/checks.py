@@ -274,6 +274,7 @@ def _check_calls(opt: dict[str, Any]) -> None:
         if section is not None:
             _check_registered(f'train.{name}.type', section.get('type'), 'loss')
             _check_arguments(f'train.{name}', section, registry.LOSS_REGISTRY.get(section['type']))
+            _check_value(f'train.{name}.reduction', section.get('reduction'), _one_of('mean', 'sum'))
     optimiser = (opt.get('train') or {}).get('optim_g') or {}
     if optimiser.get('type') == 'Adam':
         _check_arguments('train.optim_g', optimiser, torch.optim.Adam, given=('params',))
