@@ -311,7 +311,7 @@ MISTAKES = [
     (('logger', 'keep_best'), 'Set5/psnr', 'logger.keep_best: no validation set is called Set5'),
     (('train', 'checkpointing'), 'yes', "train.checkpointing is 'yes'; it must be true or false"),
     (('path', 'param_key_g'), 'params_emma', 'it must be one of params, params_ema'),
-    (('name',), '../x', "name is '../x'; it must be the name of a folder"),
+    (('name',), '../x', "name is '../x'; it must be a name for files and folders"),
 ]
 
 
