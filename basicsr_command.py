@@ -1,4 +1,4 @@
-"""The `basicsr` command: prepare data, train, test and compare from BasicSR option files.
+"""The `basicsr` command: prepare data, check, train, test and compare from BasicSR option files.
 
 Parsing needs only the standard library, so that help and version answer at once; a verb's module, and with it torch,
 is imported when the verb runs.
@@ -28,6 +28,8 @@ EXAMPLES = {
     'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
     'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
+    'check': 'basicsr check -opt options/train_RAMiT_SRx2.yml\n'
+    '  basicsr check -opt options/train_RAMiT_SRx2.yml --force_yml train:total_iter=1000',
     'options': 'basicsr options -opt options/ablations/train_RAMiT_CDN_pure_CHSA.yml',
     'prepare': 'basicsr prepare\n'
     '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'
@@ -63,9 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
     compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
     table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
     options = _add_verb(verbs, 'options', 'print an option file in full: its bases merged, --force_yml applied')
+    check = _add_verb(verbs, 'check', 'look for mistakes in an option file and its data; say what the run would be')
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
     _add_data_verbs(verbs)
-    for verb in (train, test, compare, options):
+    for verb in (train, test, compare, options, check):
         verb.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
     for verb in (train, test):
         verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
@@ -91,7 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
         '--repeats', type=_positive, default=3, metavar='N', help='timed runs a network (default: 3)'
     )
     complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
-    for verb in (train, test, compare, options, complexity):
+    check.set_defaults(launcher='none', auto_resume=False, debug=False)
+    for verb in (train, test, compare, options, check, complexity):
         verb.add_argument(
             '--force_yml',
             nargs='+',

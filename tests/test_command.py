@@ -212,7 +212,7 @@ def test_help_and_version_answer_without_importing_torch(arguments: list[str], t
     assert 'example' in result.stdout or 'VERB' in result.stdout or 'ramit-arch' in result.stdout
 
 
-@pytest.mark.parametrize('verb', ['train', 'test', 'compare', 'table', 'options', 'complexity'])
+@pytest.mark.parametrize('verb', ['train', 'test', 'compare', 'table', 'options', 'check', 'complexity'])
 def test_every_verb_has_an_example(verb: str, tmp_path: Path) -> None:
     result = run_basicsr(verb, '--help', cwd=tmp_path)
     assert f'example:\n  basicsr {verb} ' in result.stdout
@@ -566,3 +566,64 @@ def test_wrong_base_is_named(text: str, message: str, tmp_path: Path) -> None:
     result = call_basicsr('options', '-opt', 'wrong.yml', cwd=tmp_path)
     assert result.returncode == 1
     assert message in result.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------- check
+
+
+def check(opt: dict, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    write_options(folder / 'checked.yml', opt)
+    result = call_basicsr('check', '-opt', 'checked.yml', *more, cwd=folder)
+    assert sorted(path.name for path in folder.iterdir()) == ['checked.yml']
+    return result
+
+
+def test_check_prints_the_resolved_file_and_what_the_run_would_be(trained: Path, tmp_path: Path) -> None:
+    opt = changed(trained, 'train', 'ema_decay', value=0.9)
+    result = check(opt, tmp_path, '--force_yml', 'train:total_iter=40')
+    assert result.returncode == 0, result.stderr
+    opt['train']['total_iter'] = 40
+    assert yaml.safe_load(result.stdout) == opt
+    comments = [line for line in result.stdout.splitlines() if line.startswith('# ')]
+    assert comments == [
+        '# checked.yml: a training that can start.',
+        '# 40 iterations, 80 images, 13.3 epochs of 6',
+        '# train: tiny, 3 images',
+        '# val: tiny_val, 3 images',
+        '# RAMiT: 37,693 parameters',
+    ]
+
+
+def test_check_tells_the_stages_of_progressive_learning(trained: Path, tmp_path: Path) -> None:
+    stages = [{'iter': 30, 'lq_patch_size': 8, 'batch_size': 4}, {'iter': 10, 'lq_patch_size': 12, 'batch_size': 2}]
+    opt = changed(trained, 'train', 'progressive', value=stages)
+    opt['train']['total_iter'] = 40
+    for key in ('lq_patch_size', 'batch_size_per_gpu'):
+        del opt['datasets']['train'][key]
+    result = check(opt, tmp_path)
+    assert (
+        '# 40 iterations, 140 images, 23.3 epochs of 6\n#   30 iterations: LQ patches of 8, batches of 4'
+        in result.stdout
+    )
+
+
+def test_check_takes_tests_and_files_of_other_networks(trained: Path, tmp_path: Path) -> None:
+    opt = changed(trained, 'name', value='test')
+    checkpoint = trained / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth'
+    result = check(options_of_test(opt, checkpoint), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert '# checked.yml: a test that can start.' in result.stdout
+    opt |= {'model_type': 'SRModel', 'network_g': {'type': 'MSRResNet', 'num_in_ch': 3, 'num_out_ch': 3, 'upscale': 2}}
+    for section in opt['datasets'].values():
+        section.update(type='PairedImageDataset', io_backend={'type': 'disk'})
+        section.pop('repeat', None)
+        section['gt_size'] = section.pop('lq_patch_size', 8) * 2
+    result = check(opt, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert '# 4 iterations' in result.stdout
+
+
+def test_check_ends_with_one_on_a_mistake(trained: Path, tmp_path: Path) -> None:
+    result = check(changed(trained, 'train', 'ema_dcay', value=0.9), tmp_path)
+    assert (result.returncode, result.stdout) == (1, '')
+    assert result.stderr == 'error: checked.yml: train: unknown key ema_dcay (did you mean ema_decay?)\n'

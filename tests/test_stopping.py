@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +116,16 @@ def test_a_worker_that_the_system_ends_is_told_in_the_last_line(pairs: tuple[Pat
     last = err.strip().splitlines()[-1]
     assert last.startswith('error: a worker of the data loader was ended from outside'), err[-2000:]
     assert 'lower datasets.train.num_worker_per_gpu' in last
+
+
+def test_a_data_set_that_disappears_is_told_in_the_last_line(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    gt, lq = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in pairs)
+    process = begin((gt, lq), tmp_path)
+    shutil.rmtree(gt)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    last = err.strip().splitlines()[-1]
+    assert re.fullmatch(rf'(error: )?{gt}/\d\.png: cannot be read \(No such file or directory\)', last), err[-2000:]
 
 
 # --------------------------------------------------------------------------------------------------------- full disks

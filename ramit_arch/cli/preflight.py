@@ -20,8 +20,10 @@ from ramit_arch.models.ramit_model import RECONSTRUCTION, check_model_options
 from ramit_arch.options import checks
 
 
-def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> None:
+def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> dict[str, RestorationDataset]:
     """Check the options, build our data sets once, and fit the checkpoint to the network.
+
+    Returns the data sets of ours by their key in `datasets`.
 
     Args:
         opt: the options as the pipeline will get them; they are not changed.
@@ -36,10 +38,11 @@ def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> 
         continuing = training and args.auto_resume and _has_states(opt, args.debug)
         checks.check_paths(opt, checkpoints=not continuing)
         if opt['model_type'] == 'RAMiTModel':
-            check_model_options({**opt, **_place(opt, args.launcher), 'is_train': training})
-        _build_datasets(opt)
+            check_model_options({**opt, **place(opt, args.launcher), 'is_train': training})
+        datasets = _build_datasets(opt)
         if not continuing and not opt['path'].get('resume_state'):
             _fit_checkpoint(opt, training)
+    return datasets
 
 
 def _has_states(opt: dict[str, Any], debug: bool) -> bool:
@@ -47,7 +50,7 @@ def _has_states(opt: dict[str, Any], debug: bool) -> bool:
     return any(Path('experiments', name, 'training_states').glob('*.state'))
 
 
-def _place(opt: dict[str, Any], launcher: str) -> dict[str, Any]:
+def place(opt: dict[str, Any], launcher: str) -> dict[str, Any]:
     """Where the run will take place, before any process has met another."""
     gpus = torch.cuda.device_count() if opt['num_gpu'] == 'auto' else opt['num_gpu']
     if launcher != 'none' and gpus == 0 and torch.cuda.is_available():
@@ -56,7 +59,8 @@ def _place(opt: dict[str, Any], launcher: str) -> dict[str, Any]:
     return {'dist': launcher != 'none', 'world_size': int(size), 'num_gpu': gpus}
 
 
-def _build_datasets(opt: dict[str, Any]) -> None:
+def _build_datasets(opt: dict[str, Any]) -> dict[str, RestorationDataset]:
+    datasets = {}
     for phase in opt['datasets']:
         section = training_section(opt) if phase == 'train' else opt['datasets'][phase]
         kind = DATASET_REGISTRY.get(section['type'])
@@ -64,7 +68,7 @@ def _build_datasets(opt: dict[str, Any]) -> None:
             if phase == 'train' and opt['train'].get('progressive'):
                 raise UserError(f'train.progressive: {section["type"]} has one patch size; take one of our data sets')
             continue
-        kind({**copy.deepcopy(section), 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)})
+        datasets[phase] = kind({**copy.deepcopy(section), 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)})
         channels = 1 if section.get('color', 'rgb') == 'gray' else 3
         wanted = opt['network_g'].get('in_chans', 3)
         if opt['network_g']['type'] == 'RAMiT' and wanted != channels:
@@ -72,6 +76,7 @@ def _build_datasets(opt: dict[str, Any]) -> None:
             raise UserError(
                 f'datasets.{phase}: color {color} gives {channels} channels, network_g.in_chans is {wanted}'
             )
+    return datasets
 
 
 def _fit_checkpoint(opt: dict[str, Any], training: bool) -> None:

@@ -1,0 +1,64 @@
+"""`basicsr check`"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+
+from ramit_arch.cli.pipeline import resolve
+from ramit_arch.cli.preflight import place, preflight
+from ramit_arch.data.draws import DrawSampler
+from ramit_arch.data.progression import read_progression
+from ramit_arch.data.restoration_dataset import RestorationDataset
+from ramit_arch.errors import counted
+from ramit_arch.options import dump
+
+
+def run(args: argparse.Namespace) -> None:
+    """Look at all that `train` or `test` would look at before it starts, and say what the run would be.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    opt = resolve(args, args.opt)
+    training = isinstance(opt.get('datasets'), dict) and 'train' in opt['datasets']
+    datasets = preflight(opt, args, training)
+    print(dump(opt))
+    print(f'# {args.opt}: a {"training" if training else "test"} that can start.')
+    for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(opt)]:
+        print(f'# {line}')
+
+
+def _length(opt: dict[str, Any], args: argparse.Namespace, datasets: dict[str, RestorationDataset]) -> list[str]:
+    if 'train' not in datasets:
+        iterations = (opt.get('train') or {}).get('total_iter')
+        return [f'{int(iterations):,} iterations'] if iterations else []
+    whole = {**opt, **place(opt, args.launcher)}
+    progression = read_progression(whole)
+    ratio = opt['datasets']['train'].get('dataset_enlarge_ratio', 1)
+    sampler = DrawSampler(len(datasets['train']), progression, 0, ratio=ratio)
+    drawn = progression.images_before(progression.total) + progression.stage(progression.total).batch
+    lines = [
+        f'{progression.total:,} iterations, {drawn:,} images, {drawn / sampler.size:,.1f} epochs of {sampler.size:,}'
+    ]
+    for stage in progression.stages if len(progression.stages) > 1 else ():
+        lines.append(f'  {stage.iterations:,} iterations: LQ patches of {stage.patch}, batches of {stage.batch}')
+    return lines
+
+
+def _sets(opt: dict[str, Any], datasets: dict[str, RestorationDataset]) -> list[str]:
+    return [
+        f'{phase}: {opt["datasets"][phase]["name"]}, {counted(sum(map(len, dataset.roots)), "image")}'
+        for phase, dataset in datasets.items()
+    ]
+
+
+def _size(opt: dict[str, Any]) -> list[str]:
+    if opt['network_g']['type'] != 'RAMiT':
+        return []
+    with torch.device('meta'):
+        network = build_network(dict(opt['network_g']))
+    return [f'RAMiT: {sum(p.numel() for p in network.parameters()):,} parameters']
