@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import SHARED, write_pairs
 from hypothesis import HealthCheck, settings
+from preparing import put
 
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # of subprocesses
@@ -31,3 +32,9 @@ def shared() -> Path:
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Read-only (gt, lq) folders with three pairs at scale 2."""
     return write_pairs(tmp_path_factory.mktemp('pairs'))
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Six PNG files of 50x40."""
+    return put(tmp_path / 'photographs', *(f'{i}.png' for i in range(6)), size=(50, 40))
