@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def repair() -> None:
     """Make BasicSR importable, trainable and resumable on this machine."""
     repair_torchvision_operators()
     repair_functional_tensor()
+    repair_archiving()
     repair_resume()
     repair_training_loader()
     repair_launch_without_cuda()
@@ -53,6 +55,30 @@ def repair_functional_tensor() -> None:
     name = 'torchvision.transforms.functional_tensor'
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         sys.modules[name] = importlib.import_module('torchvision.transforms._functional_tensor')
+
+
+def repair_archiving() -> None:
+    """BasicSR archives an earlier run under the time in seconds, and fails where that name is taken: at the second
+    start within a second."""
+    import basicsr.train
+    import basicsr.utils.misc
+
+    basicsr.utils.misc.mkdir_and_rename = basicsr.train.mkdir_and_rename = mkdir_and_rename
+
+
+def mkdir_and_rename(path: str) -> None:
+    """Make an empty folder; one that is there gets a name of its own."""
+    from basicsr.utils import get_time_str
+
+    if Path(path).exists():
+        archived = Path(f'{path}_archived_{get_time_str()}')
+        for number in count(2):
+            if not archived.exists():
+                break
+            archived = Path(f'{path}_archived_{get_time_str()}_{number}')
+        Path(path).rename(archived)
+        print(f'Path already exists. Renamed it to {archived}', flush=True)
+    Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def repair_resume() -> None:

@@ -73,6 +73,19 @@ def test_all_of_basicsr_imports() -> None:
         assert importlib.import_module(f'basicsr.{name}')
 
 
+def test_runs_that_start_within_one_second_are_all_archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import basicsr.train
+    import basicsr.utils.misc
+
+    monkeypatch.setattr(basicsr.utils, 'get_time_str', lambda: 'now')
+    for i in range(4):
+        basicsr.utils.misc.mkdir_and_rename(str(tmp_path / 'run'))
+        (tmp_path / 'run' / str(i)).touch()
+    names = {path.name: [file.name for file in path.iterdir()] for path in tmp_path.iterdir()}
+    assert names == {'run': ['3'], 'run_archived_now': ['0'], 'run_archived_now_2': ['1'], 'run_archived_now_3': ['2']}
+    assert basicsr.train.mkdir_and_rename is basicsr.utils.misc.mkdir_and_rename
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An experiment with states and networks of iterations 5, 900 and 1000."""

@@ -1,35 +1,30 @@
-"""The L1 model: BasicSR's SRModel with the training of the paper's Appendix B and scores for every image."""
+"""The L1 model: the training of the paper's Appendix B, and what it takes to stop and to go on."""
 
 from __future__ import annotations
 
-import math
 import signal
 from contextlib import AbstractContextManager, nullcontext
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from basicsr.metrics import calculate_metric
-from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info, master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 from ramit_arch import stopping
 from ramit_arch.data.draws import draw_seed
 from ramit_arch.data.loaders import Running
 from ramit_arch.data.progression import read_progression
 from ramit_arch.errors import UserError, check_keys, suggestion
-from ramit_arch.evaluation.protocols import check_protocol, describe, validation_metrics
-from ramit_arch.evaluation.scores import mean_scores, write_scores
+from ramit_arch.evaluation.protocols import check_protocol, validation_metrics
 from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
 from ramit_arch.models.compute import COMPUTE_KEYS, TRAIN_COMPUTE_KEYS, enable_checkpointing, read_compute
 from ramit_arch.models.schedule import Schedule, read_schedule
+from ramit_arch.models.scoring_model import ScoringModel
 
 RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
 TRAIN_KEYS = frozenset(
@@ -89,8 +84,8 @@ def _check_best(opt: dict[str, Any]) -> None:
 
 
 @MODEL_REGISTRY.register()
-class RAMiTModel(SRModel):
-    """SRModel with these keys besides its own:
+class RAMiTModel(ScoringModel):
+    """SRModel with these keys besides its own and those of `ScoringModel`:
 
     train.progressive: a list of stages {iter, lq_patch_size, batch_size}: how many iterations they last, the side of
         the LQ patch, and the images of an iteration in total over all processes.
@@ -101,9 +96,10 @@ class RAMiTModel(SRModel):
         count from there.
     train.accumulate: k: a batch passes in k parts, with the gradient of the whole; memory falls, nothing else changes.
     train.grad_clip_norm: largest norm of the gradient.
-    val.protocol: SR, CDN, GDN, LLE or DR: the metrics of a task (`evaluation.protocols`); `val.metrics` may add others.
-    train.bf16, tf32, channels_last, compile, checkpointing; val.bf16, tf32, channels_last, compile: how the network is
-        computed (`models.compute`); the log says what was chosen and why.
+    train.bf16, tf32, channels_last, compile, checkpointing: how the network is computed (`models.compute`); the log
+        says what was chosen and why.
+    logger.keep_checkpoints: n: the last n networks and states stay.
+    logger.keep_best: a metric, or a set and a metric (Set5/psnr): `net_g_best.pth` is the network that scored best.
 
     Checkpoints may be plain state dicts, BasicSR's `params` and `params_ema`, or safetensors.
 
@@ -111,8 +107,6 @@ class RAMiTModel(SRModel):
         UserError: for unknown or wrong keys, checkpoints that do not fit, and when a loss was not finite, which is seen
             where it is read back: every `logger.print_freq` iterations, and before anything is saved or validated.
     """
-
-    net_g: nn.Module
 
     def __init__(self, opt: dict[str, Any]) -> None:
         schedule = check_model_options(opt)
@@ -122,15 +116,7 @@ class RAMiTModel(SRModel):
             self.stage: int | None = None  # whose begin is not yet logged
             self.warm_starting = opt['train'].get('warm_start') is not None
             self.accumulate = opt['train'].get('accumulate') or 1
-        if opt.get('val'):
-            opt['val'] = {**opt['val'], 'metrics': validation_metrics(opt)}
-        if opt['dist']:
-            self.control = torch.distributed.new_group(backend='gloo')  # for what is told between CPUs
         super().__init__(opt)
-        self.val_compute, line = read_compute(opt.get('val') or {}, 'val', self.device)
-        if opt.get('val') or not self.is_train:
-            get_root_logger().info(line)
-        self._val_network: tuple[nn.Module, Any] | None = None
 
     # -------------------------------------------------------------------------------------------------- set-up
 
@@ -239,6 +225,7 @@ class RAMiTModel(SRModel):
             self.model_ema(decay=self.ema_decay)
         number = self._stop_signal()
         if number:
+            self._stop_unless_finite()
             self._leave(current_iter, number)
 
     def _losses(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
@@ -286,6 +273,9 @@ class RAMiTModel(SRModel):
             UserError: a loss was not finite, or the disk is full; earlier files are as they were.
         """
         self._stop_unless_finite()
+        self._write(epoch, current_iter)
+
+    def _write(self, epoch: int, current_iter: int) -> None:
         if current_iter != -1:
             self.saved = {'epoch': epoch, 'iter': current_iter, 'validated': []}
         self._save_networks(current_iter)
@@ -340,13 +330,13 @@ class RAMiTModel(SRModel):
         except (AssertionError, ValueError, KeyError, TypeError) as error:
             state = self.opt['path']['resume_state']
             raise UserError(f'{state} does not fit: it is of another network or optimiser ({error})') from error
+        self.saved = {key: resume_state.get(key, []) for key in ('epoch', 'iter', 'validated')}
         val = self.opt.get('val')
         if not val:
             return
         metrics = (val.get('metrics') or {}).keys()
         best = resume_state.get('best', {})
         self.best_metric_results = {name: record for name, record in best.items() if record.keys() == metrics}
-        self.saved = {key: resume_state.get(key, []) for key in ('epoch', 'iter', 'validated')}
         if 'validated' in resume_state and resume_state['iter'] % val['val_freq'] == 0:
             running: Running | None = self.opt.get('running')
             for loader in running.val_loaders if running else []:
@@ -364,25 +354,12 @@ class RAMiTModel(SRModel):
     def _leave(self, iteration: int, number: int) -> NoReturn:
         if self.saved['iter'] != iteration:
             running: Running | None = self.opt.get('running')
-            self.save((running.sampler.epoch or 0) if running else 0, iteration)
+            self._write((running.sampler.epoch or 0) if running else 0, iteration)
         name = signal.Signals(number).name
         get_root_logger().info(f'Stopped by {name} after iteration {iteration:,}, which is saved; see --auto_resume.')
         raise SystemExit(128 + number)
 
     # ---------------------------------------------------------------------------------------------- validation
-
-    def test(self) -> None:
-        # The bare network: a process that validates alone must not wait for the others.
-        net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
-        if self._val_network is None or self._val_network[0] is not net:
-            if self.val_compute.channels_last:
-                net.to(memory_format=torch.channels_last)
-            self._val_network = net, self.val_compute.network(net)
-        training = net.training
-        net.eval()
-        with torch.no_grad(), self.val_compute.active():
-            self.output = self._val_network[1](self.val_compute.image(self.lq)).float()
-        net.train(training)
 
     def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
         if self.is_train:
@@ -393,118 +370,15 @@ class RAMiTModel(SRModel):
             self.saved['validated'].append(dataloader.dataset.opt['name'])  # type: ignore[attr-defined]
             self.save_training_state(self.saved['epoch'], current_iter)
 
-    def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+    def between_images(self, current_iter: int | str) -> None:
+        if self.is_train and stopping.received():
+            self._leave(int(current_iter), stopping.received())
 
-    def nondist_validation(
-        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
-    ) -> None:
-        """Restore and score a set: BasicSR's log and images, and the scores of every image as CSV and JSON.
-
-        Several processes take the images in turns, and all have all scores in the end.
-        """
-        name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
-        if self.is_train:  # BasicSR's loop counts on by one an epoch that it no longer trains
-            current_iter = min(int(current_iter), int(self.opt['train']['total_iter']))
-        rows = self._restore_all(dataloader, name, current_iter, save_img)
-        metrics = list(self.opt['val'].get('metrics') or {})
-        if not metrics or not rows or 'gt' not in rows[0]:
-            return
-        self.metric_results = mean_scores(rows, metrics)
-        if self.is_train:
-            self._initialize_best_metric_results(name)
-            for metric, value in self.metric_results.items():
-                self._update_best_metric_result(name, metric, value, current_iter)
-            self._keep_best(name, current_iter)
-        self._log_validation_metric_values(current_iter, name, tb_logger)
-        if get_dist_info()[0] == 0:
-            self._write_scores(dataloader.dataset.opt, rows, current_iter)  # type: ignore[attr-defined]
-
-    def _restore_all(
-        self, dataloader: DataLoader, name: str, current_iter: int | str, save_img: bool
-    ) -> list[dict[str, Any]]:
-        """The scores of all images, in their order."""
-        rank, processes = get_dist_info()
-        if processes > 1:
-            share = range(rank, len(dataloader.dataset), processes)  # type: ignore[arg-type]
-            dataloader = DataLoader(Subset(dataloader.dataset, share), batch_size=1)
-        quiet = rank > 0 or not self.opt['val'].get('pbar', True)
-        rows = []
-        # None: on a terminal only
-        progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False, disable=True if quiet else None)
-        for data in progress:
-            if self.is_train and stopping.received():
-                self._leave(int(current_iter), stopping.received())
-            rows.append(self._restore_and_score(data, name, current_iter, save_img))
-            _require_names(rows, name)
-        if processes > 1:
-            shares: list[list[dict[str, Any]]] = [[] for _ in range(processes)]
-            torch.distributed.all_gather_object(shares, rows, self.control)
-            rows = [row for turn in zip_longest(*shares) for row in turn if row is not None]
-            _require_names(rows, name)
-        return rows
-
-    def _keep_best(self, dataset: str, current_iter: int | str) -> None:
-        """`logger.keep_best: Set5/psnr`, or psnr for that of the first set."""
+    def scored(self, dataset: str, current_iter: int) -> None:
+        """Keep the network if it is the best by `logger.keep_best`."""
         wanted, _, metric = str(self.opt['logger'].get('keep_best') or '').rpartition('/')
         first = next(o['name'] for phase, o in self.opt['datasets'].items() if phase.split('_')[0] == 'val')
         if not metric or dataset != (wanted or first):
             return
         if self.best_metric_results[dataset][metric]['iter'] == current_iter:
             self._save_networks('best')
-
-    def _restore_and_score(
-        self, data: dict[str, Any], name: str, current_iter: int | str, save_img: bool
-    ) -> dict[str, Any]:
-        self.feed_data(data)
-        self.test()
-        restored = tensor2img(self.output)
-        row: dict[str, Any] = {'image': Path(data.get('gt_path', data['lq_path'])[0]).stem, 'lq': data['lq_path'][0]}
-        if 'gt' in data:
-            row['gt'] = data.get('gt_path', data['lq_path'])[0]
-            images = {'img': restored, 'img2': tensor2img(self.gt)}
-            metrics = self.opt['val'].get('metrics') or {}
-            for metric, options in metrics.items():
-                row[metric] = float(calculate_metric(images, options))
-                if math.isnan(row[metric]):
-                    get_root_logger().warning(
-                        f'{row["image"]}: too small for {metric}, whose mean is not a number now.'
-                    )
-            del self.gt
-        del self.lq, self.output
-        if save_img:
-            path = str(self._image_path(Path(data['lq_path'][0]).stem, name, current_iter))
-            imwrite(restored, path)
-            row['restored'] = path
-        return row
-
-    def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
-        folder = Path(self.opt['path']['visualization'])
-        if not image.strip('.'):  # a key of an LMDB can be anything
-            raise UserError(f'{image!r} of {name}: no name for a file in the results; rename the image')
-        if self.is_train:
-            return folder / name / image / f'{image}_{current_iter}.png'
-        return folder / name / f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png'
-
-    def _write_scores(self, section: dict[str, Any], rows: list[dict], current_iter: int | str) -> None:
-        name = section['name']
-        stem = f'{name}_{current_iter}' if self.is_train else name
-        protocol = {
-            'name': self.opt['name'],
-            'dataset': name,
-            'scale': self.opt.get('scale', 1),
-            'iteration': current_iter if self.is_train else None,
-            'checkpoint': None if self.is_train else self.opt['path'].get('pretrain_network_g'),
-            'bf16': self.val_compute.bf16,
-            'tf32': self.val_compute.tf32,
-            'network_g': self.opt['network_g'],
-            **describe(self.opt, section, getattr(self.get_bare_model(self.net_g), 'multiple', None)),
-        }
-        write_scores(Path(self.opt['path']['log'], 'scores', stem), protocol, rows, list(protocol['metrics']))
-
-
-def _require_names(rows: list[dict[str, Any]], dataset: str) -> None:
-    restored = [row['restored'] for row in rows if 'restored' in row]
-    if len(set(restored)) < len(restored):
-        twice = next(path for path in restored if restored.count(path) > 1)
-        raise UserError(f'{twice}: two images of {dataset} are called so; rename one of them')

@@ -1,0 +1,167 @@
+"""Restoring and scoring sets of images, for validation while training and for tests."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from basicsr.metrics import calculate_metric
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, tensor2img
+from basicsr.utils.dist_util import get_dist_info
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from ramit_arch.errors import UserError
+from ramit_arch.evaluation.protocols import describe, validation_metrics
+from ramit_arch.evaluation.scores import mean_scores, write_scores
+from ramit_arch.files import write_whole
+from ramit_arch.models.compute import read_compute
+
+
+class ScoringModel(SRModel):
+    """SRModel whose validation follows a protocol, is shared by all processes, and scores every image in a file.
+
+    val.protocol: SR, CDN, GDN, LLE or DR: the metrics of a task (`evaluation.protocols`); `val.metrics` may add others.
+    val.bf16, tf32, channels_last, compile: how the network is computed (`models.compute`).
+    """
+
+    net_g: nn.Module
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt.get('val'):
+            opt['val'] = {**opt['val'], 'metrics': validation_metrics(opt)}
+        if opt['dist']:
+            self.control = torch.distributed.new_group(backend='gloo')  # for what is told between CPUs
+        super().__init__(opt)
+        self.val_compute, line = read_compute(opt.get('val') or {}, 'val', self.device)
+        if opt.get('val') or not self.is_train:
+            get_root_logger().info(line)
+        self._val_network: tuple[nn.Module, Any] | None = None
+
+    def test(self) -> None:
+        # The bare network: a process that validates alone must not wait for the others.
+        net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
+        if self._val_network is None or self._val_network[0] is not net:
+            if self.val_compute.channels_last:
+                net.to(memory_format=torch.channels_last)
+            self._val_network = net, self.val_compute.network(net)
+        training = net.training
+        net.eval()
+        with torch.no_grad(), self.val_compute.active():
+            self.output = self._val_network[1](self.val_compute.image(self.lq)).float()
+        net.train(training)
+
+    def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def nondist_validation(
+        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        """Restore and score a set: BasicSR's log and images, and the scores of every image as CSV and JSON.
+
+        Several processes take the images in turns, and all have all scores in the end.
+        """
+        name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
+        if self.is_train:  # BasicSR's loop counts on by one an epoch that it no longer trains
+            current_iter = min(int(current_iter), int(self.opt['train']['total_iter']))
+        rows = self._restore_all(dataloader, name, current_iter, save_img)
+        restored = Counter(row['restored'] for row in rows if 'restored' in row)
+        for path, times in restored.items():
+            if times > 1:
+                raise UserError(f'{path}: {times} images of {name} are called so; rename all but one')
+        metrics = list(self.opt['val'].get('metrics') or {})
+        if not metrics or not rows or 'gt' not in rows[0]:
+            return
+        self.metric_results = mean_scores(rows, metrics)
+        if self.is_train:
+            self._initialize_best_metric_results(name)
+            for metric, value in self.metric_results.items():
+                self._update_best_metric_result(name, metric, value, current_iter)
+            self.scored(name, int(current_iter))
+        self._log_validation_metric_values(current_iter, name, tb_logger)
+        if get_dist_info()[0] == 0:
+            self._write_scores(dataloader.dataset.opt, rows, current_iter)  # type: ignore[attr-defined]
+
+    def _restore_all(
+        self, dataloader: DataLoader, name: str, current_iter: int | str, save_img: bool
+    ) -> list[dict[str, Any]]:
+        """The scores of all images, in their order."""
+        rank, processes = get_dist_info()
+        if processes > 1:
+            share = range(rank, len(dataloader.dataset), processes)  # type: ignore[arg-type]
+            dataloader = DataLoader(Subset(dataloader.dataset, share), batch_size=1)
+        quiet = rank > 0 or not self.opt['val'].get('pbar', True)
+        rows = []
+        # None: on a terminal only
+        progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False, disable=True if quiet else None)
+        for data in progress:
+            self.between_images(current_iter)
+            rows.append(self._restore_and_score(data, name, current_iter, save_img))
+        if processes > 1:
+            shares: list[list[dict[str, Any]]] = [[] for _ in range(processes)]
+            torch.distributed.all_gather_object(shares, rows, self.control)
+            rows = [row for turn in zip_longest(*shares) for row in turn if row is not None]
+        return rows
+
+    def between_images(self, current_iter: int | str) -> None:
+        """Called before every image of a validation."""
+
+    def scored(self, dataset: str, current_iter: int) -> None:
+        """Called when a set is scored while training, with `best_metric_results` up to date."""
+
+    def _restore_and_score(
+        self, data: dict[str, Any], name: str, current_iter: int | str, save_img: bool
+    ) -> dict[str, Any]:
+        self.feed_data(data)
+        self.test()
+        restored = tensor2img(self.output)
+        row: dict[str, Any] = {'image': Path(data.get('gt_path', data['lq_path'])[0]).stem, 'lq': data['lq_path'][0]}
+        if 'gt' in data:
+            row['gt'] = data.get('gt_path', data['lq_path'])[0]
+            images = {'img': restored, 'img2': tensor2img(self.gt)}
+            metrics = self.opt['val'].get('metrics') or {}
+            for metric, options in metrics.items():
+                row[metric] = float(calculate_metric(images, options))
+                if math.isnan(row[metric]):
+                    get_root_logger().warning(
+                        f'{row["image"]}: too small for {metric}, whose mean is not a number now.'
+                    )
+            del self.gt
+        del self.lq, self.output
+        if save_img:
+            path = self._image_path(Path(data['lq_path'][0]).stem, name, current_iter)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, cv2.imencode('.png', restored)[1].tobytes())
+            row['restored'] = str(path)
+        return row
+
+    def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
+        folder = Path(self.opt['path']['visualization'])
+        if not image.strip('.'):  # a key of an LMDB can be anything
+            raise UserError(f'{image!r} of {name}: no name for a file in the results; rename the image')
+        if self.is_train:
+            return folder / name / image / f'{image}_{current_iter}.png'
+        return folder / name / f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png'
+
+    def _write_scores(self, section: dict[str, Any], rows: list[dict], current_iter: int | str) -> None:
+        name = section['name']
+        stem = f'{name}_{current_iter}' if self.is_train else name
+        protocol = {
+            'name': self.opt['name'],
+            'dataset': name,
+            'scale': self.opt.get('scale', 1),
+            'iteration': current_iter if self.is_train else None,
+            'checkpoint': None if self.is_train else self.opt['path'].get('pretrain_network_g'),
+            'bf16': self.val_compute.bf16,
+            'tf32': self.val_compute.tf32,
+            'network_g': self.opt['network_g'],
+            **describe(self.opt, section, getattr(self.get_bare_model(self.net_g), 'multiple', None)),
+        }
+        write_scores(Path(self.opt['path']['log'], 'scores', stem), protocol, rows, list(protocol['metrics']))
