@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from basicsr.data import build_dataloader, build_dataset
 from helpers import BASICSR, ROOT, make_model, run_basicsr, step, tiny_options, weights, write_options
 
-from ramit_arch import files
+from ramit_arch import files, stopping
+from ramit_arch.data.draws import DrawSampler
+from ramit_arch.data.loaders import Running
 from ramit_arch.errors import UserError
 from ramit_arch.files import write_whole
 from ramit_arch.models.checkpoints import remove_old
@@ -77,6 +80,8 @@ def test_a_signal_lets_the_step_end_saves_it_and_leaves(
     [state] = (tmp_path / 'experiments' / 'tiny' / 'training_states').iterdir()
     done = int(state.stem)
     assert torch.load(state, weights_only=True)['iter'] == done
+    if number == signal.SIGINT:
+        return  # what follows would be the same
 
     result = run_basicsr(
         'train', '-opt', 'train.yml', '--auto_resume', '--force_yml', f'train:total_iter={done + 3}', cwd=tmp_path
@@ -88,6 +93,36 @@ def test_a_signal_lets_the_step_end_saves_it_and_leaves(
     straight = tmp_path / 'experiments' / 'whole' / 'models' / 'net_g_latest.pth'
     one, other = (torch.load(path, weights_only=True)['params'] for path in (resumed, straight))
     assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+def test_a_validation_that_was_cut_short_is_made_up_for(
+    pairs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = [
+        {'name': name, 'type': 'PairedRestorationDataset', 'phase': 'val', 'scale': 2,
+         'dataroot_gt': str(pairs[0]), 'dataroot_lq': str(pairs[1])} for name in ('tiny_val', 'second')
+    ]  # fmt: skip
+    loaders = [build_dataloader(build_dataset(section), section) for section in sections]
+    model = make_model(tmp_path)
+    for iteration in range(1, 5):
+        step(model, iteration)
+    model.validation(loaders[0], 4, None)  # of an iteration that is not yet saved
+    monkeypatch.setattr(stopping, '_received', signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        model.validation(loaders[1], 4, None)
+    assert end.value.code == 143
+    monkeypatch.setattr(stopping, '_received', 0)
+    state = torch.load(tmp_path / 'training_states' / '4.state', weights_only=True)
+    assert (state['iter'], state['validated']) == (4, [])
+    assert not list(tmp_path.glob('scores/second*'))
+
+    resumed = make_model(tmp_path, path={'pretrain_network_g': str(tmp_path / 'models' / 'net_g_4.pth')})
+    resumed.opt['running'] = Running(DrawSampler(3, resumed.progression, 3), loaders)
+    resumed.resume_training(state)
+    assert (tmp_path / 'scores' / 'second_4.csv').is_file()
+    again = torch.load(tmp_path / 'training_states' / '4.state', weights_only=True)
+    assert again['validated'] == ['tiny_val', 'second']
+    assert again['best'].keys() == {'tiny_val', 'second'}
 
 
 def test_a_second_signal_ends_at_once() -> None:
