@@ -105,6 +105,10 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     from ramit_arch.models.checkpoints import read_weights
 
+    if opt.get('dist'):  # without manual_seed in the file every process has drawn its own
+        seeds = [opt['manual_seed']]
+        torch.distributed.broadcast_object_list(seeds, src=0)
+        opt['manual_seed'] = seeds[0]
     given = [Path(opt['path']['resume_state'])] if opt['path'].get('resume_state') else []
     found: list[Path] = []
     if opt['auto_resume']:
@@ -155,10 +159,28 @@ def read_state(path: Path) -> dict[str, Any]:
         state = load_data(path)
     except Exception as error:  # a damaged file fails in whatever way its bytes suggest
         raise UserError(f'{path}: damaged or no training state ({type(error).__name__}); remove it') from error
-    counts = isinstance(state, dict) and all(isinstance(state.get(key), int) for key in ('iter', 'epoch'))
-    if not counts or not isinstance(state.get('optimizers'), list):
+    if not _is_state(state):
         raise UserError(f'{path}: not a training state; those lie in experiments/NAME/training_states')
     return state
+
+
+def _is_state(state: Any) -> bool:
+    """Whether it has the keys of a state, BasicSR's or ours, with what belongs there."""
+    if not isinstance(state, dict) or not all(_is_count(state.get(key)) for key in ('iter', 'epoch')):
+        return False
+    optimizers, best, validated = state.get('optimizers'), state.get('best', {}), state.get('validated', [])
+    if not isinstance(optimizers, list) or not all(isinstance(optimizer, dict) for optimizer in optimizers):
+        return False
+    if not isinstance(validated, list) or not isinstance(best, dict) or not _is_count(state.get('manual_seed', 0)):
+        return False
+    records = [
+        record for scores in best.values() for record in (scores.values() if isinstance(scores, dict) else [None])
+    ]
+    return all(isinstance(record, dict) and {'better', 'val', 'iter'} <= record.keys() for record in records)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def repair_training_loader() -> None:

@@ -24,7 +24,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         # One that a crash has left is overwritten: what it takes is free.
         room = shutil.disk_usage(path.parent).free + (part.stat().st_size if part.exists() else 0)
         if room < len(content) + MARGIN:
-            needed = f'{len(content) / 2**20:,.0f} MiB needed, {room / 2**20:,.0f} MiB free'
+            needed = f'{(len(content) + MARGIN) / 2**20:,.1f} MiB needed, {room / 2**20:,.1f} free'
             raise UserError(f'{path}: no room on the disk ({needed}); nothing was written')
         with part.open('wb') as file:
             file.write(content)

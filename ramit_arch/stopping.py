@@ -58,6 +58,8 @@ def ignore() -> None:
 def _note(number: int, _: FrameType | None) -> None:
     global _received
     if _received:
+        for child in multiprocessing.active_children():
+            child.kill()
         os._exit(128 + number)
     _received = number
     # Not print: the signal may have come in the middle of one.

@@ -299,6 +299,8 @@ MISTAKES = [
     (('train', 'pixel_opt'), None, 'train.pixel_opt is missing'),
     (('train', 'pixel_opt', 'type'), 'L1Los', 'did you mean L1Loss?'),
     (('train', 'optim_g', 'beta'), [0.9, 0.99], 'train.optim_g: unknown key beta (did you mean betas?)'),
+    (('train', 'optim_g', 'betas'), [1], "train.optim_g: Adam does not take {'betas': [1]}"),
+    (('train', 'optim_g', 'eps'), -1, 'Invalid epsilon value'),
     (('train', 'scheduler', 'milestones'), ['1'], 'list of iterations'),
     (('val', 'val_freq'), 0, 'val.val_freq is 0'),
     (('val', 'save_imgs'), True, 'val: unknown key save_imgs (did you mean save_img?)'),
@@ -328,6 +330,12 @@ def test_mistakes_in_an_option_file_are_told_in_two_lines(
         (None, 'wrong.yml: cannot be read (No such file or directory)'),
         ('', 'wrong.yml: empty'),
         ('- a\n', 'wrong.yml: no option file'),
+        ('a: ' + '[' * 5000, 'wrong.yml: nested too deeply'),
+        ('a: &a {b: *a}\n', 'wrong.yml: more than 100,000 values with its aliases; refused'),
+        (
+            'a0: &a0 [1]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]\n' for i in range(1, 12)),
+            'wrong.yml: more than 100,000 values with its aliases; refused',
+        ),
         ('name: a\nname: b\n', 'wrong.yml:2: not plain YAML: the key name stands twice'),
         ('name: [1, 2\nscale: 3\n', 'wrong.yml:2: not plain YAML'),
         ('name: !!python/object/apply:os.mkdir [experiments]\n', 'wrong.yml:1: not plain YAML'),
@@ -378,9 +386,9 @@ def test_error_in_a_worker_ends_the_run_with_its_own_words(tmp_path: Path) -> No
 
 
 def test_foreign_errors_name_their_place_and_traceback_shows_all(trained: Path, tmp_path: Path) -> None:
-    opt = changed(trained, 'train', 'pixel_opt', value={'type': 'L1Loss', 'reduction': 'median'})
-    assert 'ValueError: Unsupported reduction mode: median' in (foreign := foreign_error(opt, tmp_path))
-    assert 'basic_loss.py' in foreign.splitlines()[-1]
+    opt = changed(trained, 'network_g', value={'type': 'MSRResNet', 'no_such_argument': 1})
+    assert "unexpected keyword argument 'no_such_argument'" in (foreign := foreign_error(opt, tmp_path))
+    assert 'error: TypeError: ' in foreign
     assert 'Traceback (most recent call last)' in foreign_error(opt, tmp_path, '--traceback')
 
 

@@ -74,6 +74,23 @@ def test_two_processes_train_and_validate_as_one(trained: Path) -> None:
         assert [row['image'] for row in other_rows] == [row['image'] for row in rows]
 
 
+def test_without_a_seed_the_processes_agree_on_one(trained: Path) -> None:
+    changes = ['train:total_iter=3', 'logger:save_checkpoint_freq=3', 'val:val_freq=100', 'train:optim_g:lr=0.01']
+    for name, seed in [('drawn', 'null'), ('given', None)]:
+        run = trained / 'experiments' / 'drawn'
+        if seed is None:
+            seed = torch.load(run / 'training_states' / '3.state', weights_only=True)['manual_seed']
+        more = [f'name={name}', f'manual_seed={seed}', 'path:pretrain_network_g=experiments/one/models/net_g_5.pth']
+        command = ['train', '-opt', 'train.yml', '--launcher', 'pytorch', '--force_yml', *changes, *more]
+        result = run_torchrun(2, *command, cwd=trained)
+        assert result.returncode == 0, result.stderr
+    drawn, given = (
+        torch.load(trained / 'experiments' / name / 'models' / 'net_g_3.pth', weights_only=True)['params']
+        for name in ('drawn', 'given')
+    )
+    assert all(torch.equal(drawn[name], tensor) for name, tensor in given.items())
+
+
 def test_a_process_that_dies_takes_the_others_down(trained: Path) -> None:
     changes = ['name=dies', 'train:total_iter=100000', 'logger:save_checkpoint_freq=2', 'logger:keep_checkpoints=2',
                'val:val_freq=100000']  # fmt: skip

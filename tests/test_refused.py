@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from helpers import call_basicsr, make_model, options_of_test, tiny_options, write_lmdb, write_options, write_pairs
 
+from ramit_arch.compat import read_state
 from ramit_arch.data.pixels import MAX_PIXELS, decode
 from ramit_arch.data.stores import open_store, parse_meta_info
 from ramit_arch.errors import UserError
@@ -73,6 +75,38 @@ def test_a_malicious_state_is_passed_over(files: Path) -> None:
     assert result.returncode == 1
     assert 'Passed over: experiments/tiny/training_states/2.state: damaged or no training state' in result.stdout
     assert not list(files.rglob('EXPLOITED'))
+
+
+GOOD_STATE: dict = {'iter': 2, 'epoch': 0, 'optimizers': [{}], 'manual_seed': 1, 'validated': [], 'best': {}}
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'iter': -1}, {'iter': '2'}, {'iter': True}, {'epoch': 0.5}, {'optimizers': [3]}, {'optimizers': {}},
+        {'best': [1]}, {'best': {'set': 3}}, {'best': {'set': {'psnr': 3}}}, {'best': {'set': {'psnr': {'val': 3}}}},
+        {'validated': 3}, {'manual_seed': 'x'},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_with_odd_contents_is_no_state(change: dict, tmp_path: Path) -> None:
+    torch.save(GOOD_STATE, tmp_path / '2.state')
+    read_state(tmp_path / '2.state')
+    torch.save({**GOOD_STATE, **change}, tmp_path / '2.state')
+    with pytest.raises(UserError, match='not a training state'):
+        read_state(tmp_path / '2.state')
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'stored.pth').write_bytes(archive({'params': {'weight': torch.zeros(10)}}))
+    with (
+        zipfile.ZipFile(tmp_path / 'stored.pth') as stored,
+        zipfile.ZipFile(tmp_path / 'net.pth', 'w', zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    with pytest.raises(UserError, match='compressed, which no checkpoint is'):
+        read_weights(str(tmp_path / 'net.pth'))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +194,15 @@ def test_a_decompression_bomb_is_refused_before_memory_is_taken(form: object, tm
     (tmp_path / 'bomb.png').write_bytes(form(60000, 60000))
     with pytest.raises(UserError, match=r'bomb\.png'):
         open_store(str(tmp_path), 'disk').size('bomb')
+
+
+def test_a_bomb_in_a_format_whose_size_is_not_known_is_refused() -> None:
+    head = b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 15000 +X 15000\n'
+    row = b'\x02\x02' + struct.pack('>H', 15000) + b''.join(b'\xff\x01' * 118 + b'\xff' * 0 for _ in range(4))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match='not an image that can be read'):
+        decode(head + row * 15000, 'bomb.png')
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100000
 
 
 def test_an_lmdb_value_that_lies_about_its_shape_is_refused(tmp_path: Path) -> None:

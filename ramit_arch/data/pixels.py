@@ -16,6 +16,7 @@ from ramit_arch.errors import UserError
 # which could turn one image of a pair and not the other.
 _FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
+FORMATS = '8- or 16-bit PNG, JPEG, BMP, TIFF, WebP'
 MAX_PIXELS = 178_956_970  # as Pillow refuses them: 13,377x13,377
 
 
@@ -38,7 +39,7 @@ def decode(data: bytes, where: str, size: tuple[int, int] | None = None) -> np.n
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, _FLAGS) if buffer.size else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise UserError(f'{where}: not an image that can be read (8- or 16-bit PNG, JPEG, BMP, TIFF, WebP)')
+        raise UserError(f'{where}: not an image that can be read ({FORMATS})')
     return image if image.ndim == 3 else image[..., None]
 
 
@@ -51,10 +52,8 @@ def _check_header(data: bytes, where: str, size: tuple[int, int] | None) -> None
                 found = (image.height, image.width)
         except Image.DecompressionBombError as error:
             raise UserError(f'{where}: refused, too large to be an image of this kind ({error})') from error
-        except (
-            Exception
-        ):  # a format that Pillow does not know, or damage: OpenCV, which has a limit of its own, decides
-            return
+        except Exception as error:  # unknown or damaged, in whatever way its bytes suggest: its size is not known
+            raise UserError(f'{where}: not an image that can be read ({FORMATS})') from error
     if found[0] * found[1] > MAX_PIXELS:
         raise UserError(f'{where}: refused, its header tells {found[1]:,}x{found[0]:,} pixels; cut it into parts')
     if size is not None and found != size:

@@ -47,7 +47,7 @@ def read_weights(path: str, key: str | None = 'params') -> dict[str, Tensor]:
 
 
 def _brief(error: Exception) -> str:
-    return str(error) if str(error).startswith('checksum') else type(error).__name__
+    return str(error) if str(error).startswith(('checksum', 'compressed')) else type(error).__name__
 
 
 def load_data(file: Path) -> Any:
@@ -60,6 +60,8 @@ def load_data(file: Path) -> Any:
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError('compressed, which no checkpoint is')  # and could grow a thousandfold
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f'checksum of {damaged}')

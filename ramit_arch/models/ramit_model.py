@@ -223,10 +223,10 @@ class RAMiTModel(ScoringModel):
         self._keep(losses, current_iter)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
-        number = self._stop_signal()
+        number = self._any_asked_to_stop()
         if number:
             self._stop_unless_finite()
-            self._leave(current_iter, number)
+            self.leave(current_iter, number)
 
     def _losses(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
         losses = {}
@@ -343,15 +343,19 @@ class RAMiTModel(ScoringModel):
                 if loader.dataset.opt['name'] not in self.saved['validated']:  # type: ignore[attr-defined]
                     self.validation(loader, resume_state['iter'], None, val['save_img'])
 
-    def _stop_signal(self) -> int:
-        """The number of the signal that asks any of the processes to stop, or 0."""
+    def asked_to_stop(self) -> int:
+        return stopping.received() if self.is_train else 0
+
+    def _any_asked_to_stop(self) -> int:
+        """The same of all processes."""
         if not self.opt['dist']:
-            return stopping.received()
-        number = torch.tensor(stopping.received())
+            return self.asked_to_stop()
+        number = torch.tensor(self.asked_to_stop())
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, self.control)
         return int(number)
 
-    def _leave(self, iteration: int, number: int) -> NoReturn:
+    def leave(self, iteration: int, number: int) -> NoReturn:
+        """Save this iteration, unless it is saved, and end."""
         if self.saved['iter'] != iteration:
             running: Running | None = self.opt.get('running')
             self._write((running.sampler.epoch or 0) if running else 0, iteration)
@@ -369,10 +373,6 @@ class RAMiTModel(ScoringModel):
             # The state was written before; now it knows the best scores, and that this set is done.
             self.saved['validated'].append(dataloader.dataset.opt['name'])  # type: ignore[attr-defined]
             self.save_training_state(self.saved['epoch'], current_iter)
-
-    def between_images(self, current_iter: int | str) -> None:
-        if self.is_train and stopping.received():
-            self._leave(int(current_iter), stopping.received())
 
     def scored(self, dataset: str, current_iter: int) -> None:
         """Keep the network if it is the best by `logger.keep_best`."""

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import torch
@@ -98,20 +98,30 @@ class ScoringModel(SRModel):
             share = range(rank, len(dataloader.dataset), processes)  # type: ignore[arg-type]
             dataloader = DataLoader(Subset(dataloader.dataset, share), batch_size=1)
         quiet = rank > 0 or not self.opt['val'].get('pbar', True)
-        rows = []
+        rows, number = [], 0
         # None: on a terminal only
         progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False, disable=True if quiet else None)
         for data in progress:
-            self.between_images(current_iter)
+            number = self.asked_to_stop()
+            if number:
+                break
             rows.append(self._restore_and_score(data, name, current_iter, save_img))
-        if processes > 1:
-            shares: list[list[dict[str, Any]]] = [[] for _ in range(processes)]
-            torch.distributed.all_gather_object(shares, rows, self.control)
-            rows = [row for turn in zip_longest(*shares) for row in turn if row is not None]
+        if processes > 1:  # also those that were asked to stop: the others wait here
+            shares: list[tuple[list[dict[str, Any]], int]] = [([], 0)] * processes
+            torch.distributed.all_gather_object(shares, (rows, number), self.control)
+            rows = [row for turn in zip_longest(*(share for share, _ in shares)) for row in turn if row is not None]
+            number = max(number for _, number in shares)
+        if number:
+            self.leave(int(current_iter), number)
         return rows
 
-    def between_images(self, current_iter: int | str) -> None:
-        """Called before every image of a validation."""
+    def asked_to_stop(self) -> int:
+        """The number of the signal that asks this process to stop, or 0; seen between two images."""
+        return 0
+
+    def leave(self, iteration: int, number: int) -> NoReturn:
+        """End all processes after such a signal."""
+        raise SystemExit(128 + number)
 
     def scored(self, dataset: str, current_iter: int) -> None:
         """Called when a set is scored while training, with `best_metric_results` up to date."""

@@ -11,6 +11,7 @@ import yaml
 from ramit_arch.errors import UserError, suggestion
 
 FLOAT_AS_TEXT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+')  # YAML 1.1 wants a dot: 1.0e-4
+MAX_VALUES = 100_000  # aliases of aliases can grow without end
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,6 +100,8 @@ def read(file: str | Path) -> dict[str, Any]:
         raise UserError(f'{file}: cannot be read ({error.strerror})') from error
     except UnicodeDecodeError as error:
         raise UserError(f'{file}: not UTF-8; save it with that encoding') from error
+    except RecursionError as error:
+        raise UserError(f'{file}: nested too deeply for an option file') from error
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
         line = f':{mark.line + 1}' if mark else ''
@@ -106,7 +109,19 @@ def read(file: str | Path) -> dict[str, Any]:
     if not isinstance(opt, dict):
         found = 'empty' if opt is None else 'no option file'
         raise UserError(f'{file}: {found}; an option file has keys such as name, datasets and network_g')
+    if _values(opt) > MAX_VALUES:
+        raise UserError(f'{file}: more than {MAX_VALUES:,} values with its aliases; refused')
     return opt
+
+
+def _values(opt: Any) -> int:
+    """How many values there are, each alias counted again; no more than just above the limit."""
+    count, rest = 0, [opt]
+    while rest and count <= MAX_VALUES:
+        value = rest.pop()
+        count += 1
+        rest += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return count
 
 
 def override(opt: dict[str, Any], assignments: list[str]) -> None:

@@ -278,6 +278,11 @@ def _check_calls(opt: dict[str, Any]) -> None:
     optimiser = (opt.get('train') or {}).get('optim_g') or {}
     if optimiser.get('type') == 'Adam':
         _check_arguments('train.optim_g', optimiser, torch.optim.Adam, given=('params',))
+        others = {key: value for key, value in optimiser.items() if key not in ('type', 'lr')}
+        try:
+            torch.optim.Adam([torch.zeros(1)], **others)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise UserError(f'train.optim_g: Adam does not take {others} ({error})') from error
 
 
 def _check_arguments(
@@ -292,6 +297,6 @@ def _check_arguments(
         if (
             parameter.default is parameter.empty
             and parameter.kind is not parameter.VAR_POSITIONAL
-            and key not in section
+            and section.get(key) is None
         ):
             raise UserError(f'{where}: the key {key} is missing')
