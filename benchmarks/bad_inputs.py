@@ -36,6 +36,9 @@ import basicsr_command
 from ramit_arch import RAMiT
 from ramit_arch.evaluation.text import aligned
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
+from helpers import write_lmdb, write_pairs
+
 NETWORK = {'upscale': 2, 'dim': 16, 'depths': [1, 1, 1, 1], 'expand_groups': 1, 'window_size': 2}
 LIMIT = 60  # seconds that a command may take
 
@@ -55,22 +58,8 @@ Mutator = Callable[[Path, random.Random], Case]
 
 def write_good(folder: Path) -> None:
     """Images, LMDBs of them, option files that work with either, and a checkpoint."""
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        gt = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
-        for name, image in [('gt', gt), ('lq', cv2.resize(gt, (32, 24), interpolation=cv2.INTER_AREA))]:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / name / f'{i}.png'), image)
-    for name in ('gt', 'lq'):
-        environment = lmdb.open(str(folder / f'{name}.lmdb'), map_size=2**22)
-        lines = []
-        with environment.begin(write=True) as transaction:
-            for file in sorted((folder / name).iterdir()):
-                transaction.put(file.stem.encode(), file.read_bytes())
-                height, width, channels = cv2.imread(str(file)).shape
-                lines.append(f'{file.name} ({height},{width},{channels}) 1\n')
-        environment.close()
-        (folder / f'{name}.lmdb' / 'meta_info.txt').write_text(''.join(lines))
+    for images in write_pairs(folder, lq=(24, 32)):
+        write_lmdb(images, folder / f'{images.name}.lmdb')
     torch.manual_seed(0)
     torch.save({'params': RAMiT(**NETWORK).state_dict()}, folder / 'net.pth')
     write_options(folder, options())
@@ -117,6 +106,13 @@ def write_options(folder: Path, opt: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------- bad images
 
 
+def damage(file: Path, rng: random.Random) -> str:
+    """Damage a file; what was done to it."""
+    done, content = damaged(file.read_bytes(), rng)
+    file.write_bytes(content)
+    return done
+
+
 def damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
     """Bytes that are no longer what they were."""
     kind = rng.choice(['cut short', 'empty', 'noise', 'zeros in the middle', 'head missing', 'text', 'a bit turned'])
@@ -137,8 +133,7 @@ def bad_image(folder: Path, rng: random.Random) -> Case:
     kind = rng.choice(['damage', 'damage', 'damage', 'size', 'float', 'bomb', 'missing', 'folder', 'name'])
     done = kind
     if kind == 'damage':
-        done, content = damaged(file.read_bytes(), rng)
-        file.write_bytes(content)
+        done = damage(file, rng)
     elif kind == 'size':
         cv2.imwrite(str(file), np.zeros((rng.choice([1, 7, 200]), rng.choice([1, 5, 300]), 3), np.uint8))
     elif kind == 'float':
@@ -317,8 +312,7 @@ def bad_checkpoint(folder: Path, rng: random.Random) -> Case:
     kind = rng.choice(['damage', 'damage', 'names', 'shapes', 'missing', 'kind', 'content', 'safetensors', 'state'])
     done = kind
     if kind == 'damage':
-        done, content = damaged(file.read_bytes(), rng)
-        file.write_bytes(content)
+        done = damage(file, rng)
     elif kind == 'names':
         state[f'{rng.choice(list(state))}x'] = torch.zeros(1)
         torch.save({'params': state}, file)

@@ -21,8 +21,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 import yaml
 
@@ -30,16 +28,10 @@ import basicsr_command
 from ramit_arch import RAMiT
 from ramit_arch.evaluation.text import aligned
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
+from helpers import write_pairs
+
 NETWORK = {'upscale': 2, 'dim': 16, 'depths': [1, 1, 1, 2], 'expand_groups': 1, 'window_size': 2, 'drop_path': 0.3}
-
-
-def write_images(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for i in range(5):
-        gt = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
-        for name, image in [('gt', gt), ('lq', cv2.resize(gt, (32, 24), interpolation=cv2.INTER_AREA))]:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / name / f'{i}.png'), image)
 
 
 def options(work: Path, iterations: int, workers: int) -> dict[str, Any]:
@@ -174,7 +166,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work = args.work.resolve()
     shutil.rmtree(args.work, ignore_errors=True)
-    write_images(args.work)
+    write_pairs(args.work, count=5, lq=(24, 32))
     rng = random.Random(args.seed)
     torch.manual_seed(0)
     torch.save(RAMiT(**NETWORK).state_dict(), args.work / 'pretrained.pth')

@@ -113,7 +113,9 @@ def test_compiled_training_takes_the_same_steps_and_scores_with_the_same_weights
     assert set(compiled_functions) == {SpatialAttention.attend, ChannelAttention.attend}
 
 
-def test_compiled_once_for_all_sizes_of_image(compiled_functions: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_traced_does_not_depend_on_the_size_of_the_image(
+    compiled_functions: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ramit_arch_module, 'BAND', 1024)
     network = RAMiT(**NETWORK).eval()
     compiled = read_compute({'compile': True}, 'val', CPU)[0].network(network)

@@ -17,6 +17,7 @@ import torch
 from helpers import call_basicsr, make_model, options_of_test, tiny_options, write_lmdb, write_options, write_pairs
 
 from ramit_arch.compat import read_state
+from ramit_arch.data import pixels
 from ramit_arch.data.pixels import MAX_PIXELS, decode
 from ramit_arch.data.stores import open_store, parse_meta_info
 from ramit_arch.errors import UserError
@@ -169,6 +170,11 @@ def test_names_of_runs_and_sets_cannot_leave_it(name: str, files: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ memory
 
 
+@pytest.fixture
+def never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels.cv2, 'imdecode', lambda *_: pytest.fail('it was decoded'))
+
+
 def png(width: int, height: int) -> bytes:
     """A PNG that says it is so large, and is not."""
 
@@ -185,7 +191,9 @@ def bmp(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize('form', [png, bmp])
-def test_a_decompression_bomb_is_refused_before_memory_is_taken(form: object, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_before_memory_is_taken(
+    form: object, tmp_path: Path, never_decoded: None
+) -> None:
     for side in (60000, 30000, int(MAX_PIXELS**0.5) + 1):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(UserError, match=r'bomb\.x: refused'):
@@ -196,7 +204,7 @@ def test_a_decompression_bomb_is_refused_before_memory_is_taken(form: object, tm
         open_store(str(tmp_path), 'disk').size('bomb')
 
 
-def test_a_bomb_in_a_format_whose_size_is_not_known_is_refused() -> None:
+def test_a_bomb_in_a_format_whose_size_is_not_known_is_refused(never_decoded: None) -> None:
     head = b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 15000 +X 15000\n'
     row = b'\x02\x02' + struct.pack('>H', 15000) + b''.join(b'\xff\x01' * 118 + b'\xff' * 0 for _ in range(4))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -205,7 +213,7 @@ def test_a_bomb_in_a_format_whose_size_is_not_known_is_refused() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100000
 
 
-def test_an_lmdb_value_that_lies_about_its_shape_is_refused(tmp_path: Path) -> None:
+def test_an_lmdb_value_that_lies_about_its_shape_is_refused(tmp_path: Path, never_decoded: None) -> None:
     gt, _ = write_pairs(tmp_path / 'data', count=1)
     target = write_lmdb(gt, tmp_path / 'gt.lmdb')
     [size] = parse_meta_info(target / 'meta_info.txt').values()

@@ -12,6 +12,7 @@ is wanted. Parameter names and shapes are those of the published checkpoints.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -213,7 +214,7 @@ def length(x: Tensor, axis: int) -> Tensor:
     return torch.linalg.vector_norm(x, dim=axis, keepdim=True).clamp(min=1e-12)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(nn.Module, ABC):
     """What both attentions share: a learnable 1/tau a head and the projection (Eqs. 2 and 3).
 
     With `cosine` off it is the scaled dot product of DaViT (Tab. Aa).
@@ -234,9 +235,9 @@ class MultiHeadAttention(nn.Module):
         """1/tau, (heads, 1, 1)."""
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
+    @abstractmethod
     def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """All heads side by side, before the projection."""
-        raise NotImplementedError
 
     def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """The shapes of `attend`."""

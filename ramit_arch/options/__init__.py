@@ -149,7 +149,7 @@ def override(opt: dict[str, Any], assignments: list[str]) -> None:
 def _value(assignment: str, text: str) -> Any:
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f'--force_yml {assignment}: the value is not YAML; text may need quotes: "key=\'...\'"'
         ) from error

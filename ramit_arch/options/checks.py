@@ -274,7 +274,8 @@ def _check_calls(opt: dict[str, Any]) -> None:
         if section is not None:
             _check_registered(f'train.{name}.type', section.get('type'), 'loss')
             _check_arguments(f'train.{name}', section, registry.LOSS_REGISTRY.get(section['type']))
-            _check_value(f'train.{name}.reduction', section.get('reduction'), _one_of('mean', 'sum'))
+            if opt['model_type'] == 'RAMiTModel':  # others may reduce by themselves
+                _check_value(f'train.{name}.reduction', section.get('reduction'), _one_of('mean', 'sum'))
     optimiser = (opt.get('train') or {}).get('optim_g') or {}
     if optimiser.get('type') == 'Adam':
         _check_arguments('train.optim_g', optimiser, torch.optim.Adam, given=('params',))
@@ -291,12 +292,13 @@ def _check_arguments(
     parameters = inspect.signature(target).parameters
     named = {key: p for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key not in given}
     open_ended = len(named) + len([key for key in given if key in parameters]) < len(parameters)
-    if not open_ended or target.__module__.startswith('basicsr.'):
+    stock = target.__module__.startswith('basicsr.')
+    if not open_ended or stock:
         check_keys(section, {'type', *named, *extra}, where)
     for key, parameter in named.items():
         if (
             parameter.default is parameter.empty
             and parameter.kind is not parameter.VAR_POSITIONAL
-            and section.get(key) is None
+            and (key not in section or (stock and section[key] is None))
         ):
             raise UserError(f'{where}: the key {key} is missing')
