@@ -2,13 +2,14 @@
 # make demo    train, test and compare a small RAMiT x2 on real photographs
 # make test    the whole test suite
 # make lint    ruff and mypy
+# make reference   docs/options.md and the JSON Schema, from ramit_arch/options/schema.py
 # make bench   speed and memory beside other implementations: ten minutes on two CPU cores
 
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint reference bench clean
 
 setup: .venv/installed
 
@@ -49,6 +50,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
+
+reference: setup
+	$(BIN)/python -m ramit_arch.options.reference docs
 
 # One after the other, as each needs all cores; nothing else should run meanwhile.
 bench: setup

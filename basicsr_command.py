@@ -29,7 +29,7 @@ EXAMPLES = {
     'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
     'check': 'basicsr check -opt options/train_RAMiT_SRx2.yml\n'
-    '  basicsr check -opt options/train_RAMiT_SRx2.yml --force_yml train:total_iter=1000',
+    '  basicsr check -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999',
     'options': 'basicsr options -opt options/ablations/train_RAMiT_CDN_pure_CHSA.yml',
     'prepare': 'basicsr prepare\n'
     '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'

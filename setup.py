@@ -26,6 +26,7 @@ setup(
         'opencv-python>=4.8',
         'lmdb>=1.4',
         'pyyaml>=6.0',
+        'pydantic>=2.7',
         'scipy>=1.10',
         'pillow>=10.1',
         'safetensors>=0.4',
@@ -35,7 +36,15 @@ setup(
     extras_require={
         'demo': ['scikit-image>=0.20'],
         'plot': ['matplotlib>=3.7'],
-        'dev': ['pytest>=8', 'pytest-xdist>=3.5', 'hypothesis>=6.100', 'ruff>=0.6', 'mypy>=1.11', 'types-PyYAML'],
+        'dev': [
+            'pytest>=8',
+            'pytest-xdist>=3.5',
+            'hypothesis>=6.100',
+            'fastjsonschema>=2.20',
+            'ruff>=0.6',
+            'mypy>=1.11',
+            'types-PyYAML',
+        ],
     },
     classifiers=[
         'Programming Language :: Python :: 3.10',

@@ -18,6 +18,7 @@ import yaml
 
 import basicsr_command
 from ramit_arch import RAMiTModel  # makes BasicSR importable
+from ramit_arch.options import checks
 
 from basicsr.models import build_model  # isort: skip
 from basicsr.utils import logger  # isort: skip
@@ -112,7 +113,7 @@ def tiny_options(gt: Path, lq: Path, name: str = 'tiny', **train: object) -> dic
         'train': {
             'total_iter': 4,
             'optim_g': {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]},
-            'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [2], 'gamma': 0.5},
             'pixel_opt': {'type': 'L1Loss'},
             **train,
         },
@@ -135,6 +136,11 @@ def options_of_test(train_options: dict, checkpoint: Path | str) -> dict:
         'path': {'pretrain_network_g': str(checkpoint)},
         'val': {'save_img': True, 'metrics': metrics},
     }
+
+
+def problems(opt: dict, training: bool = True) -> str:
+    """What is wrong with options, a line each."""
+    return '\n'.join(problem.text for problem in checks.check(opt, training))
 
 
 def write_options(file: Path, opt: dict) -> Path:

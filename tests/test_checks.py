@@ -1,15 +1,23 @@
-"""Checks of option files: other networks' files pass, and every value that BasicSR reads has a rule."""
+"""Checks of option files: all that is wrong is told at once with its line, and other networks' files pass."""
 
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+import torch
+from helpers import call_basicsr, tiny_options
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ramit_arch import RAMiT
 from ramit_arch.errors import UserError
-from ramit_arch.options import checks, override
+from ramit_arch.options import checks, override, schema
+from ramit_arch.options.lines import find_lines, refuse
+from ramit_arch.options.schema import Problem, Section, kinds_of
 
 FOREIGN = {  # a GAN of BasicSR's, with the habits of its users: !!float counts, nulls, keys of its own
     'name': 'gan x4', 'model_type': 'ESRGANModel', 'scale': 4, 'num_gpu': 'auto', 'manual_seed': 0,
@@ -45,29 +53,174 @@ FOREIGN = {  # a GAN of BasicSR's, with the habits of its users: !!float counts,
 
 def test_an_option_file_of_another_network_passes() -> None:
     opt = copy.deepcopy(FOREIGN)
-    checks.check(opt, training=True)
+    assert checks.check(opt, training=True) == []
     assert opt == FOREIGN
 
 
-def problem(opt: dict) -> str:
-    """The message of the check, or nothing; any other exception is a failure."""
-    try:
-        checks.check(opt, training=True)
-    except UserError as error:
-        return str(error)
-    return ''
+def keys(kind: type[Section], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of a section, and of the sections in it."""
+    for key, field in kind.model_fields.items():
+        yield (*above, key)
+        for inner in kinds_of(field.annotation):
+            if issubclass(inner, Section) and not is_list(field.annotation):
+                yield from keys(inner, (*above, key))
 
 
-@pytest.mark.parametrize('key', [*checks._VALUES, *(f'datasets.train.{key}' for key in checks._DATASET_VALUES)])
-@given(value=st.one_of(st.just(float('nan')), st.just(-7), st.just([1]), st.just({'a': [{}]}), st.just('../..')))
-def test_a_value_of_the_wrong_kind_is_an_error_in_one_line_and_never_a_crash(key: str, value: object) -> None:
-    opt = copy.deepcopy(FOREIGN)
+def is_list(annotation: object) -> bool:
+    return 'list[' in str(annotation) or 'dict[' in str(annotation)
+
+
+OURS = tiny_options(Path('gt'), Path('lq'))
+KEYS = [
+    *keys(schema.RAMiTOptionFile),
+    *(('datasets', 'train', *key) for key in keys(schema.PairedRestoration) if key[0] not in ('phase', 'scale')),
+    *(('network_g', *key) for key in keys(schema.RAMiTNetwork)),
+]
+JUNK = st.one_of(
+    st.sampled_from([float('nan'), float('inf'), -7, 0, [1], {'a': [{}]}, '../..', '', 'x' * 500, [[]], True, 10**400]),
+    st.text(max_size=9),
+)
+
+
+def put(opt: dict, place: tuple[str, ...], value: object) -> dict:
+    """A copy of options with one value changed."""
+    opt = copy.deepcopy(opt)
     section = opt
-    *parents, last = key.split('.')
-    for parent in parents:
-        section = section[parent]
-    section[last] = value
-    assert '\n' not in problem(opt)
+    for key in place[:-1]:
+        section = section.setdefault(key, {})
+    section[place[-1]] = value
+    return opt
+
+
+@pytest.mark.parametrize('opt', [OURS, FOREIGN], ids=['ours', 'foreign'])
+@pytest.mark.parametrize('place', KEYS, ids='.'.join)
+@settings(max_examples=15)
+@given(value=JUNK)
+def test_any_value_is_right_or_told_in_one_line_with_its_place(
+    opt: dict, place: tuple[str, ...], value: object
+) -> None:
+    for problem in checks.check(put(opt, place, value), training=True):
+        assert '\n' not in problem.text
+        assert len(problem.text) < 400
+
+
+@pytest.mark.parametrize('place', [key for key in KEYS if key[-1] != 'ignore_resume_networks'], ids='.'.join)
+def test_every_key_refuses_a_value_that_it_cannot_be(place: tuple[str, ...]) -> None:
+    found = [problem.place for problem in checks.check(put(OURS, place, [[object()]]), training=True)]
+    assert any(place[: len(at)] == at or at[: len(place)] == place for at in found)
+
+
+@pytest.mark.parametrize('section', [(), ('path',), ('train',), ('train', 'scheduler'), ('val',), ('logger',),
+    ('datasets', 'train'), ('datasets', 'val'), ('datasets', 'val', 'io_backend'), ('network_g',),
+    ('val', 'metrics', 'psnr'), ('train', 'pixel_opt'), ('train', 'optim_g')])  # fmt: skip
+def test_a_key_that_nothing_reads_is_told_in_every_section(section: tuple[str, ...]) -> None:
+    place = (*section, 'never_heard_of')
+    found = checks.check(put(OURS, place, 1), training=True)
+    assert [problem.text for problem in found] == [f'{schema.dotted(place)} is unknown']
+
+
+def test_the_schema_has_the_networks_options_and_defaults() -> None:
+    fields = {key: field.default for key, field in schema.RAMiTNetwork.model_fields.items() if key != 'type'}
+    parameters = inspect.signature(RAMiT).parameters
+    assert list(fields) == list(parameters)
+    for key, default in fields.items():
+        expected = parameters[key].default
+        assert default == (list(expected) if isinstance(expected, tuple) else expected)
+
+
+@given(
+    st.sampled_from([key for key in schema.RAMiTNetwork.model_fields if key not in ('type', 'tail_mobivari')]),
+    st.one_of(JUNK, st.sampled_from([1, 2, 3, 16, 48, 0.5, 1.0, [1] * 4, [4, 4, 4, 5], [0.5] * 3, [0.5], None, False])),
+)
+def test_the_schema_takes_what_the_network_takes(key: str, value: object) -> None:
+    opt = {'scale': 2, 'network_g': {'type': 'RAMiT', key: value}}
+    if key == 'upscale' and isinstance(value, int):
+        opt['scale'] = value
+    if value is None:  # means the default
+        value = inspect.signature(RAMiT).parameters[key].default
+    try:
+        with torch.device('meta'):
+            RAMiT(**{key: value})
+    except (ValueError, OverflowError, RuntimeError, MemoryError):
+        taken = False
+    else:
+        taken = True
+    assert (not checks.check_network(opt)) == taken
+
+
+MANY = """\
+name: many
+model_type: RAMiTModel
+scale: 3
+num_gpu: 0
+datasets:
+  train:
+    name: mine
+    type: PairedRestorationDataset
+    dataroot_gt: /no/such/gt
+    dataroot_lq: /no/such/lq
+    gt_size: 64
+    color: gray
+    use_hflp: true
+    batch_size_per_gpu: four
+    num_worker_per_gpu: 0
+network_g: {type: RAMiT, upscale: 3, num_heads: [3, 4, 4, 4], dim: 64,
+            expand_groups: 5}
+path: {}
+train:
+  total_iter: 1000
+  optim_g: {type: Adam, lr: 1e-4}
+  scheduler: {type: MultiStepLR,
+    milestones: [500, 2000]}
+  pixel_opt: {type: L1Los}
+  ema_decay: 1.5
+  warm_start: {iter: 100}
+logger: {print_freq: 1, save_checkpoint_freq: 5000, use_tb_logger: no}
+"""
+PROBLEMS = """\
+error: 14 problems
+--force_yml val={save_img: 1, val_freq: 9}: val.save_img is 1; it must be true or false
+many.yml:9: datasets.train.dataroot_gt is /no/such/gt, which does not exist
+many.yml:10: datasets.train.dataroot_lq is /no/such/lq, which does not exist
+many.yml:11: datasets.train.gt_size is 64, no multiple of scale 3
+many.yml:12: datasets.train: color gray gives 1 channels, but network_g.in_chans is 3
+many.yml:13: datasets.train.use_hflp is unknown (did you mean use_hflip?)
+many.yml:14: datasets.train.batch_size_per_gpu is 'four'; it must be an integer from 1 up
+many.yml:16: network_g.num_heads is [3, 4, 4, 4]; it must be four divisors of dim, which is 64
+many.yml:17: network_g.expand_groups is 5; it must be a divisor of dim, 64, the widths it splits
+many.yml:21: train.optim_g.lr: YAML reads 1e-4 as text; write 0.0001 or !!float 1e-4
+many.yml:23: train.scheduler.milestones go on to 2000, beyond train.total_iter 1000 less the 100 of the warm start; \
+change either
+many.yml:24: train.pixel_opt.type is 'L1Los', but no loss of that name is registered (did you mean L1Loss?)
+many.yml:25: train.ema_decay is 1.5; it must be a number from 0 to below 1
+many.yml:26: train.warm_start needs path.pretrain_network_g, the checkpoint to start from
+"""
+
+
+def test_all_problems_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / 'many.yml').write_text(MANY)
+    for verb in ('check', 'train'):
+        result = call_basicsr(verb, '-opt', 'many.yml', '--force_yml', 'val={save_img: 1, val_freq: 9}', cwd=tmp_path)
+        assert result.returncode == 1
+        assert result.stderr == PROBLEMS
+        assert [path.name for path in tmp_path.iterdir()] == ['many.yml']
+
+
+def test_lines_are_those_of_the_file_that_says_it(tmp_path: Path) -> None:
+    (tmp_path / 'base.yml').write_text('name: a\ntrain:\n  total_iter: 9\n  ema_decay: 2\n  list: [a,\n    b]\n')
+    (tmp_path / 'sub').mkdir()
+    (tmp_path / 'sub' / 'top.yml').write_text(
+        'base: ../base.yml\n\ncommon: &common\n  warmup_iter: 1\ntrain:\n  <<: *common\n  total_iter: 8\n'
+    )
+    lines = find_lines(tmp_path / 'sub' / 'top.yml', ['name=b'])
+    base, top = tmp_path / 'base.yml', tmp_path / 'sub' / 'top.yml'
+    assert lines[('train', 'ema_decay')] == f'{base}:4'
+    assert lines[('train', 'list', 1)] == f'{base}:6'
+    assert lines[('train', 'total_iter')] == f'{top}:7'
+    assert lines[('train', 'warmup_iter')] == f'{top}:4'
+    assert lines[('name',)] == '--force_yml name=b'
+    with pytest.raises(UserError, match=r'base\.yml:4: wrong'):
+        refuse([Problem(('train', 'ema_decay', 'deeper'), 'wrong')], str(top), [])
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,7 @@ def test_spawned_workers_find_basicsr_repaired(kind: str, trained: Path, tmp_pat
         section.update(gt_size=16, use_hflip=True, use_rot=True, io_backend={'type': 'disk'})
         del section['lq_patch_size'], section['repeat']
         opt['train'].update(total_iter=1)
+        opt['train']['scheduler']['milestones'] = []
     write_options(tmp_path / 'train.yml', opt)
     (tmp_path / 'spawn.py').write_text(
         'import multiprocessing, sys\nfrom basicsr_command import main\n'
@@ -251,46 +252,54 @@ def changed(trained: Path, *path: str, value: object = None) -> dict:
 
 
 MISTAKES = [
-    (('network_g', 'dim'), 60, 'wrong.yml: network_g: dim is 60; it must be a multiple of 16'),
-    (('network_g', 'dims'), 64, 'network_g: unknown key dims (did you mean dim?)'),
-    (('network_g', 'type'), 'RAMIT', "network_g.type: no arch is registered as 'RAMIT' (did you mean RAMiT?)"),
+    (('network_g', 'dim'), 60, 'wrong.yml:24: network_g.dim is 60; it must be a multiple of 16'),
+    (('network_g', 'dims'), 64, 'network_g.dims is unknown (did you mean dim?)'),
+    (
+        ('network_g', 'type'),
+        'RAMIT',
+        "network_g.type is 'RAMIT', but no arch of that name is registered (did you mean RAMiT?)",
+    ),
     (('network_g', 'upscale'), 3, 'scale is 2, but network_g.upscale is 3'),
-    (('vall',), {}, 'unknown key vall (did you mean val?)'),
+    (('vall',), {}, 'vall is unknown (did you mean val?)'),
     (
         ('path', 'pretrained_network_g'),
         'x.pth',
-        'path: unknown key pretrained_network_g (did you mean pretrain_network_g?)',
+        'path.pretrained_network_g is unknown (did you mean pretrain_network_g?)',
     ),
     (('model_type',), 'RamitModel', 'did you mean RAMiTModel?'),
     (
         ('datasets', 'train', 'dataroot_gt'),
         '/no/such/place',
-        'datasets.train.dataroot_gt: /no/such/place does not exist',
+        'wrong.yml:9: datasets.train.dataroot_gt is /no/such/place, which does not exist',
     ),
-    (('train', 'optim_g', 'lr'), None, 'the key train.optim_g.lr is missing'),
-    (('num_gpu',), None, 'the key num_gpu is missing'),
-    (('logger',), None, 'the key logger is missing'),
-    (('path', 'pretrain_network_g'), 'gone.pth', 'path.pretrain_network_g: gone.pth does not exist'),
+    (('train', 'optim_g', 'lr'), None, 'train.optim_g.lr is missing'),
+    (('num_gpu',), None, 'wrong.yml: num_gpu is missing'),
+    (('logger',), None, 'wrong.yml: logger is missing'),
+    (('path', 'pretrain_network_g'), 'gone.pth', 'path.pretrain_network_g is gone.pth, which does not exist'),
     # What the data set, the model and the metrics would find after BasicSR has moved the earlier experiment.
     (
         ('datasets', 'train', 'use_hflp'),
         True,
-        'wrong.yml: datasets: tiny: unknown key use_hflp (did you mean use_hflip?)',
+        'datasets.train.use_hflp is unknown (did you mean use_hflip?)',
     ),
     (('datasets', 'train', 'lq_patch_size'), 99, 'smaller than the patch of 99'),
     (('datasets', 'train', 'batch_size_per_gpu'), '4', "batch_size_per_gpu is '4'; it must be an integer from 1 up"),
-    (('datasets', 'train', 'scale'), 3, 'datasets.train.scale: BasicSR sets it; write scale at the top of the file'),
-    (('datasets', 'val', 'use_hflip'), True, 'datasets: tiny_val: use_hflip is for training; remove it here'),
+    (('datasets', 'train', 'scale'), 3, 'datasets.train.scale is not for a data set to say'),
+    (('datasets', 'val', 'use_hflip'), True, 'datasets.val.use_hflip is for training; remove it here'),
     (('val', 'metrics', 'image'), {'type': 'calculate_niqe', 'crop_border': 2}, 'val.metrics.image: score files have'),
     (('datasets', 'train', 'persistent_workers'), True, 'persistent_workers needs num_worker_per_gpu'),
-    (('datasets', 'train', 'color'), 'gray', 'color gray gives 1 channels, network_g.in_chans is 3'),
-    (('datasets', 'val', 'io_backend'), {'tpye': 'lmdb'}, 'unknown key tpye (did you mean type?)'),
+    (('datasets', 'train', 'color'), 'gray', 'color gray gives 1 channels, but network_g.in_chans is 3'),
+    (
+        ('datasets', 'val', 'io_backend'),
+        {'tpye': 'lmdb'},
+        'datasets.val.io_backend.tpye is unknown (did you mean type?)',
+    ),
     (
         ('datasets', 'val_2'),
-        {'name': 'tiny_val', 'type': 'PairedRestorationDataset'},
-        'a second set is called tiny_val',
+        {'name': 'tiny_val', 'type': 'PairedRestorationDataset', 'dataroot_gt': '.', 'dataroot_lq': '.'},
+        'datasets.val_2.name is tiny_val, as another set is called',
     ),
-    (('train', 'ema_dcay'), 0.9, 'train: unknown key ema_dcay (did you mean ema_decay?)'),
+    (('train', 'ema_dcay'), 0.9, 'train.ema_dcay is unknown (did you mean ema_decay?)'),
     (('train', 'ema_decay'), 1.5, 'train.ema_decay is 1.5; it must be'),
     (('train', 'total_iter'), 0, 'train.total_iter is 0; it must be an integer from 1 up'),
     (('train', 'total_iter'), 2.5, 'train.total_iter is 2.5'),
@@ -298,21 +307,29 @@ MISTAKES = [
     (('train', 'bf16'), 'no way', "train.bf16 is 'no way'; it must be true or false"),
     (('train', 'pixel_opt'), None, 'train.pixel_opt is missing'),
     (('train', 'pixel_opt', 'type'), 'L1Los', 'did you mean L1Loss?'),
-    (('train', 'optim_g', 'beta'), [0.9, 0.99], 'train.optim_g: unknown key beta (did you mean betas?)'),
+    (('train', 'optim_g', 'beta'), [0.9, 0.99], 'train.optim_g.beta is unknown (did you mean betas?)'),
     (('train', 'optim_g', 'betas'), [1], "train.optim_g: Adam does not take {'betas': [1]}"),
     (('train', 'optim_g', 'eps'), -1, 'Invalid epsilon value'),
     (('train', 'scheduler', 'milestones'), ['1'], 'list of iterations'),
     (('val', 'val_freq'), 0, 'val.val_freq is 0'),
-    (('val', 'save_imgs'), True, 'val: unknown key save_imgs (did you mean save_img?)'),
-    (('val', 'metrics', 'psnr', 'test_y_chanel'), True, 'unknown key test_y_chanel (did you mean test_y_channel?)'),
-    (('val', 'metrics', 'psnr', 'crop_border'), None, 'val.metrics.psnr: the key crop_border is missing'),
+    (('val', 'save_imgs'), True, 'val.save_imgs is unknown (did you mean save_img?)'),
+    (
+        ('val', 'metrics', 'psnr', 'test_y_chanel'),
+        True,
+        'val.metrics.psnr.test_y_chanel is unknown (did you mean test_y_channel?)',
+    ),
+    (('val', 'metrics', 'psnr', 'crop_border'), None, 'val.metrics.psnr.crop_border is missing'),
     (('val', 'metrics', 'psnr', 'type'), 'calculate_pnsr', 'did you mean calculate_psnr?'),
-    (('train', 'pixel_opt', 'reduction'), 'none', "train.pixel_opt.reduction is 'none'; it must be one of mean, sum"),
+    (('train', 'pixel_opt', 'reduction'), 'none', "train.pixel_opt.reduction is 'none'; it must be 'mean' or 'sum'"),
     (('logger', 'print_freq'), 0, 'logger.print_freq is 0'),
-    (('logger', 'keep_best'), 'pnsr', 'logger.keep_best: pnsr is no metric of val (did you mean psnr?)'),
-    (('logger', 'keep_best'), 'Set5/psnr', 'logger.keep_best: no validation set is called Set5'),
+    (('logger', 'keep_best'), 'pnsr', "logger.keep_best: 'pnsr' is no metric of val (did you mean psnr?)"),
+    (('logger', 'keep_best'), 'Set5/psnr', "logger.keep_best: no validation set is called 'Set5'"),
     (('train', 'checkpointing'), 'yes', "train.checkpointing is 'yes'; it must be true or false"),
-    (('path', 'param_key_g'), 'params_emma', 'it must be one of params, params_ema'),
+    (
+        ('path', 'param_key_g'),
+        'params_emma',
+        "path.param_key_g is 'params_emma'; it must be 'params' or 'params_ema' (did you mean params_ema?)",
+    ),
     (('name',), '../x', "name is '../x'; it must be a name for files and folders"),
 ]
 
@@ -634,4 +651,4 @@ def test_check_takes_tests_and_files_of_other_networks(trained: Path, tmp_path: 
 def test_check_ends_with_one_on_a_mistake(trained: Path, tmp_path: Path) -> None:
     result = check(changed(trained, 'train', 'ema_dcay', value=0.9), tmp_path)
     assert (result.returncode, result.stdout) == (1, '')
-    assert result.stderr == 'error: checked.yml: train: unknown key ema_dcay (did you mean ema_decay?)\n'
+    assert result.stderr == 'error: checked.yml:53: train.ema_dcay is unknown (did you mean ema_decay?)\n'

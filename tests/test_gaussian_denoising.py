@@ -136,14 +136,14 @@ def test_images_of_an_epoch_are_the_whole_sets_times_repeat(clean: Path) -> None
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'sigma': None}, 'sigma is None; it must be a noise level'),
+        ({'sigma': None}, 'sigma is missing; give a noise level'),
         ({'sigma': -1}, 'sigma is -1'),
         ({'sigma': [50, 0]}, r'sigma is \[50, 0\]'),
         ({'sigma': 'blind'}, "sigma is 'blind'"),
         ({'sigma': [0, 25, 50]}, r'sigma is \[0, 25, 50\]'),
         ({'sigma': [0, 50], 'phase': 'test'}, 'a range is for training'),
-        ({'scale': 2}, 'denoising keeps the size; scale is 2'),
-        ({'dataroot_lq': 'x'}, 'unknown key dataroot_lq'),
+        ({'scale': 2}, 'which keeps the size, but scale is 2'),
+        ({'dataroot_lq': 'x'}, 'dataroot_lq is unknown'),
         ({'lq_patch_size': 61}, '1 of 3 images cannot be used, first .*80x60, smaller than the patch of 61'),
         ({'dataroot_gt': None}, 'dataroot_gt is missing'),
     ],

@@ -62,7 +62,7 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
 
 
 def test_rate_is_set_before_the_step(tmp_path: Path) -> None:
-    model = make_model(tmp_path, warmup_iter=2)
+    model = make_model(tmp_path, warmup_iter=2, scheduler={'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5})
     rates = []
     for iteration in range(1, 6):
         step(model, iteration)
@@ -126,7 +126,7 @@ def test_the_loss_is_read_back_only_when_it_is_logged(tmp_path: Path, monkeypatc
         ({'ema_dcay': 0.9}, 'did you mean ema_decay?'),
         ({'accumulate': 1.5}, 'accumulate is 1.5'),
         ({'accumulate': 2, 'pixel_opt': {'type': 'L1Loss', 'reduction': 'sum'}}, 'reduction to mean'),
-        ({'optim_g': {'type': 'SGD', 'lr': 0.1}}, "optim_g.type is 'SGD'"),
+        ({'optim_g': {'type': 'SGD', 'lr': 0.1}}, "optim_g.type is 'SGD'; it must be 'Adam'"),
         ({'warm_start': {'iter': 2}}, 'needs path.pretrain_network_g'),
     ],
 )

@@ -215,6 +215,7 @@ def shrink(opt: dict) -> None:
     else:
         train.update(lq_patch_size=8, batch_size_per_gpu=2)
     opt['train'].update(total_iter=2)
+    opt['train']['scheduler']['milestones'] = [1]
     if 'warm_start' in opt['train']:
         opt['train']['warm_start'] = {'iter': 1}
     opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = opt['logger']['print_freq'] = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY_NETWORK, run_basicsr, run_torchrun, tiny_options, write_options, write_pairs
+from helpers import TINY_NETWORK, problems, run_basicsr, run_torchrun, tiny_options, write_options, write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,20 +60,21 @@ def test_batches_are_totals_over_all_processes() -> None:
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'stages': {'iter': 8}}, 'must be a list of stages'),
-        ({'stages': []}, 'must be a list of stages'),
-        ({'stages': [{'iter': 8, 'lq_patch': 8, 'batch_size': 2}]}, 'did you mean lq_patch_size?'),
-        ({'stages': [{'iter': 8, 'lq_patch_size': 8}]}, 'stage 1: batch_size is None'),
-        ({'stages': STAGES[:2]}, 'last 5 iterations, train.total_iter is 8'),
-        ({'datasets': {'train': {'lq_patch_size': 8}}}, 'lq_patch_size and train.progressive contradict'),
-        ({'datasets': {'train': {'batch_size_per_gpu': 8}}}, 'batch_size_per_gpu and train.progressive contradict'),
-        ({'train': {'lr_rule': 'printed'}}, 'lr_rule is .printed.; it must be linear or inverse'),
-        ({'train': {'lr_rule': 'linear', 'lr_batch_size': None}}, 'lr_rule needs train.lr_batch_size'),
+        ({'progressive': {'iter': 8}}, "train.progressive is {'iter': 8}; it must be a list"),
+        ({'progressive': []}, 'it must be a list with something in it'),
+        ({'progressive': [{**STAGES[0], 'lq_patch': 8}]}, 'progressive[0].lq_patch is unknown (did you mean lq_patch_'),
+        ({'progressive': [{'iter': 8, 'lq_patch_size': 8}]}, 'train.progressive[0].batch_size is missing'),
+        ({'progressive': STAGES[:2]}, 'train.progressive lasts 5 iterations, but train.total_iter is 8'),
+        ({}, 'datasets.train.lq_patch_size and train.progressive contradict each other'),
+        ({}, 'datasets.train.batch_size_per_gpu and train.progressive contradict each other'),
+        ({'lr_rule': 'printed'}, "train.lr_rule is 'printed'; it must be 'linear' or 'inverse'"),
+        ({'lr_rule': 'linear', 'lr_batch_size': None}, 'lr_rule needs train.lr_batch_size'),
     ],
 )
 def test_wrong_stages_are_named(changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_schedule(options(**changes))
+    assert message in problems(
+        tiny_options(Path('gt'), Path('lq'), **{'total_iter': 8, 'progressive': STAGES, **changes})
+    )
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_progressive_learning_needs_our_model_and_data_set(files: Path) -> None:
     assert ': SRModel does not know it' in result.stderr
     stock = ['datasets:train:type=PairedImageDataset', f'network_g:type={TINY_NETWORK["type"]}']
     result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *stock, cwd=files)
-    assert 'PairedImageDataset has one patch size' in result.stderr
+    assert 'PairedImageDataset, which has one patch size' in result.stderr
 
 
 def test_stock_model_trains_in_two_processes_on_the_cpu(files: Path) -> None:

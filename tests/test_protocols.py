@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from basicsr.metrics import calculate_metric
-from helpers import TINY_NETWORK, call_basicsr, photograph, write_options, write_pairs
+from helpers import TINY_NETWORK, call_basicsr, photograph, problems, write_options, write_pairs
 
 from ramit_arch import RAMiT
-from ramit_arch.errors import UserError
-from ramit_arch.evaluation.protocols import PROTOCOLS, check_protocol, validation_metrics
+from ramit_arch.evaluation.protocols import PROTOCOLS, validation_metrics
 
 NETWORK = {**TINY_NETWORK, 'upscale': 1}
 
@@ -66,15 +65,14 @@ def section(kind: str = 'PairedRestorationDataset', **keys: object) -> dict:
      'datasets.val.color is gray; val.protocol CDN scores rgb images'),
     ({'val': {'protocol': 'CDN'}, 'datasets': {'val': section()}}, 'type is PairedRestorationDataset; val.protoc'),
     ({'val': {'protocol': 'DR'}, 'datasets': {'val': section('GaussianDenoisingDataset')}}, 'val.protocol DR is der'),
-    ({'val': {'protocol': ['DR']}}, 'val.protocol: .*DR.* is none of SR'),
+    ({'val': {'protocol': ['DR']}}, "val.protocol is ['DR']; it must be 'SR'"),
     ({'val': {'protocol': 'DR', 'metrics': {'psnr': {'type': 'calculate_psnr', 'better': 'lower'}}}},
-     'val.metrics.psnr.better is .lower., but protocol DR has None'),
+     "val.metrics.psnr.better is 'lower', but protocol DR has None"),
     ({'val': {'protocol': 'CDN'}, 'datasets': {'val': {**section('GaussianDenoisingDataset'), 'name': 'a_sigma25',
-     'sigma': 15}}}, 'it is called a_sigma25, but its sigma is 15'),
+     'sigma': 15}}}, 'datasets.val.sigma is 15, but the set is called a_sigma25'),
 ])  # fmt: skip
 def test_contradictions_are_named(opt: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_protocol({'datasets': {}, **opt})
+    assert message in problems({'model_type': 'RAMiTModel', **opt}, training=False)
 
 
 def write_test(folder: Path, protocol: str, sets: list[dict], **network: object) -> str:
@@ -143,4 +141,4 @@ def test_stock_model_refuses_a_protocol_it_would_ignore(tmp_path: Path) -> None:
     pair = {'type': 'PairedRestorationDataset', 'name': 'set', 'dataroot_gt': str(gt), 'dataroot_lq': str(lq)}
     file = write_test(tmp_path, 'DR', [pair])
     result = call_basicsr('test', '-opt', file, '--force_yml', 'model_type=SRModel', cwd=tmp_path)
-    assert 'val.protocol: SRModel does not know it; write out val.metrics' in result.stderr
+    assert 'val.protocol: SRModel does not know it; set model_type to RAMiTModel' in result.stderr

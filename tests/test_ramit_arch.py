@@ -424,7 +424,7 @@ WRONG = [
     ({'mobivari_act': 'swish'}, 'leaky_relu, relu6, relu, gelu, silu'),
     ({'exp_factor': -1}, 'exp_factor is -1'),
     ({'expand_groups': 3}, 'expand_groups is 3'),
-    ({'dim': 48, 'num_heads': [4] * 4}, 'mixer_expand_groups is 4'),
+    ({'dim': 48, 'num_heads': [4] * 4}, 'mixer_expand_groups is None; it must be a divisor of both dim, 48, and 63'),
     ({'tail_mobivari': -1}, 'tail_mobivari is -1'),
     ({'attn_drop': 1.0}, 'within [0, 1)'),
     ({'drop_path': float('nan')}, 'drop_path is nan'),

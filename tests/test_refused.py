@@ -63,7 +63,7 @@ def test_a_malicious_checkpoint_is_refused(form: object, content: object, files:
     (files / 'evil.pth').write_bytes(form(content))
     result = call_basicsr('test', '-opt', 'test.yml', cwd=files)
     assert result.returncode == 1
-    assert result.stderr.startswith('error: test.yml: evil.pth: refused; it is damaged or holds more than tensors')
+    assert result.stderr.startswith('error: test.yml:29: evil.pth: refused; it is damaged or holds more than tensors')
     assert not list(files.rglob('EXPLOITED'))
     assert not (files / 'results').exists()
 

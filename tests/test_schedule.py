@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from helpers import problems, tiny_options
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramit_arch.errors import UserError
 from ramit_arch.models.schedule import Schedule, read_schedule
 
 SCRATCH = Schedule((4e-4,), (), (200_000, 300_000, 400_000, 425_000, 450_000, 475_000), 0.5, warmup=20_000)
@@ -52,10 +54,10 @@ def test_rate_is_scaled_linearly_to_the_total_batch() -> None:
 @pytest.mark.parametrize(
     ('train', 'message'),
     [
-        ({'optim_g': {'type': 'Adam', 'lr': '4e-4'}}, '4.0e-4, not 4e-4'),
+        ({'optim_g': {'type': 'Adam', 'lr': '4e-4'}}, 'train.optim_g.lr: YAML reads 4e-4 as text; write 0.0004'),
         ({'optim_g': {'type': 'Adam', 'lr': 0}}, 'optim_g.lr is 0'),
         ({'lr_batch_size': 0}, 'lr_batch_size is 0'),
-        ({'scheduler': {'type': 'CosineAnnealingRestartLR'}}, 'MultiStepLR'),
+        ({'scheduler': {'type': 'CosineAnnealingRestartLR'}}, "it must be 'MultiStepLR'"),
         ({'scheduler': {'type': 'MultiStepLR', 'milestone': [1]}}, 'did you mean milestones?'),
         ({'scheduler': {'type': 'MultiStepLR', 'milestones': 5}}, 'list of iterations'),
         ({'scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0}}, 'gamma is 0'),
@@ -65,5 +67,4 @@ def test_rate_is_scaled_linearly_to_the_total_batch() -> None:
     ],
 )
 def test_wrong_keys_are_named(train: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_schedule(options(**train))
+    assert message in problems(tiny_options(Path('gt'), Path('lq'), **train))

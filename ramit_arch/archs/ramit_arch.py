@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -606,8 +606,6 @@ class RAMiT(nn.Module):
         img_std: Sequence[float] = (0.2397, 0.2290, 0.2389),
     ) -> None:
         options = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
-        options['mixer_exp_factor'] = exp_factor if mixer_exp_factor is None else mixer_exp_factor
-        options['mixer_expand_groups'] = expand_groups if mixer_expand_groups is None else mixer_expand_groups
         check_options(options)
         super().__init__()
         self.upscale = upscale
@@ -620,7 +618,11 @@ class RAMiT(nn.Module):
 
         make = partial(MobiVari, version=mobivari_version, activation=mobivari_act)
         mobivari = partial(make, exp_factor=exp_factor, groups=expand_groups)
-        mixer = partial(make, exp_factor=options['mixer_exp_factor'], groups=options['mixer_expand_groups'])
+        mixer = partial(
+            make,
+            exp_factor=exp_factor if mixer_exp_factor is None else mixer_exp_factor,
+            groups=expand_groups if mixer_expand_groups is None else mixer_expand_groups,
+        )
         rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
         common: dict[str, Any] = {
             'dim': dim, 'window_size': window_size, 'hidden_ratio': hidden_ratio, 'qkv_bias': qkv_bias,
@@ -683,7 +685,7 @@ class RAMiT(nn.Module):
 
 
 def check_options(o: dict) -> None:
-    """Check the options of `RAMiT`, with the mixers' defaults filled in.
+    """Check the options of `RAMiT`.
 
     Raises:
         ValueError: names the first wrong option, its value and what is allowed.
@@ -699,34 +701,51 @@ def check_options(o: dict) -> None:
     def number(value: object) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
-    for key, least in [('upscale', 1), ('dim', 16), ('window_size', 2), ('tail_mobivari', 0)]:
+    for key, least in [('upscale', 1), ('dim', 16), ('window_size', 2), ('tail_mobivari', 0), ('expand_groups', 1)]:
         require(integer(o[key], least), key, f'an integer from {least} up')
-    require(o['in_chans'] in (1, 3), 'in_chans', '3 (RGB) or 1 (gray)')
+    require(integer(o['in_chans'], 1) and o['in_chans'] in (1, 3), 'in_chans', '3 (RGB) or 1 (gray)')
     require(o['dim'] % 16 == 0, 'dim', 'a multiple of 16 (bottleneck and H-RAMi use dim/4 and dim/16 channels)')
     require(o['window_size'] % 2 == 0, 'window_size', 'even (windows are shifted by half their side)')
     for key in ('depths', 'num_heads'):
         ok = isinstance(o[key], (list, tuple)) and len(o[key]) == 4 and all(integer(v, 1) for v in o[key])
         require(ok, key, 'four integers from 1 up, one a stage')
-    divides = all(o['dim'] % heads == 0 for heads in o['num_heads'])
-    require(divides, 'num_heads', f'four divisors of dim, which is {o["dim"]}')
     require(number(o['chsa_head_ratio']) and 0 <= o['chsa_head_ratio'] <= 1, 'chsa_head_ratio', 'within [0, 1]')
-    require(number(o['hidden_ratio']) and int(o['dim'] * o['hidden_ratio']) >= 1, 'hidden_ratio', 'positive')
+    require(number(o['hidden_ratio']) and o['hidden_ratio'] > 0, 'hidden_ratio', 'positive')
     for key in ('qkv_bias', 'reciprocal_helper', 'hrami'):
         require(isinstance(o[key], bool), key, 'true or false')
     require(o['block'] in BLOCKS, 'block', f'one of {", ".join(BLOCKS)}')
-    require(o['mobivari_version'] in (1, 2), 'mobivari_version', '1 or 2')
+    require(integer(o['mobivari_version'], 1) and o['mobivari_version'] in (1, 2), 'mobivari_version', '1 or 2')
     require(o['mobivari_act'] in ACTIVATIONS, 'mobivari_act', f'one of {", ".join(ACTIVATIONS)}')
-    for prefix, width in [('', o['dim']), ('mixer_', mixed_width(o['dim']))]:
-        factor, groups = f'{prefix}exp_factor', f'{prefix}expand_groups'
-        require(number(o[factor]) and o[factor] > 0, factor, 'a positive number')
-        require(integer(o[groups], 1), groups, 'an integer from 1 up')
-        default = '; unset, it is expand_groups' if prefix else ''
-        divides = width % o[groups] == 0 and o['dim'] % o[groups] == 0
-        if o['mobivari_version'] == 2:
-            require(divides, groups, f'a divisor of both {width} and dim, the widths it splits{default}')
+    require(number(o['exp_factor']) and o['exp_factor'] > 0, 'exp_factor', 'a positive number')
+    factor, groups = o['mixer_exp_factor'], o['mixer_expand_groups']
+    require(factor is None or (number(factor) and factor > 0), 'mixer_exp_factor', 'a positive number')
+    require(groups is None or integer(groups, 1), 'mixer_expand_groups', 'an integer from 1 up')
     for key in ('attn_drop', 'proj_drop', 'drop_path'):
         require(number(o[key]) and 0 <= o[key] < 1, key, 'within [0, 1)')
     for key in ('img_mean', 'img_std'):
-        ok = isinstance(o[key], (list, tuple)) and len(o[key]) == o['in_chans'] and all(number(v) for v in o[key])
-        require(ok, key, f'{o["in_chans"]} numbers, one a channel (in_chans)')
+        require(isinstance(o[key], (list, tuple)) and all(map(number, o[key])), key, 'numbers, one a channel')
     require(all(v > 0 for v in o['img_std']), 'img_std', 'positive')
+    for key, allowed, _ in contradictions(o):
+        require(False, key, allowed)
+
+
+def contradictions(o: dict) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """What does not go together in options of `RAMiT` that are right each by itself.
+
+    Yields:
+        The option, what it must be, and the other options on which that depends.
+    """
+    if any(o['dim'] % heads for heads in o['num_heads']):
+        yield 'num_heads', f'four divisors of dim, which is {o["dim"]}', ('dim',)
+    if int(o['dim'] * o['hidden_ratio']) < 1:
+        yield 'hidden_ratio', f'at least 1/dim, and dim is {o["dim"]}', ('dim',)
+    for key, width in [('expand_groups', o['dim']), ('mixer_expand_groups', mixed_width(o['dim']))]:
+        groups = o['expand_groups'] if o[key] is None else o[key]
+        told = o[key] is None and o['dim'] % groups  # of expand_groups
+        if o['mobivari_version'] == 2 and (width % groups or o['dim'] % groups) and not told:
+            widths = f'dim, {o["dim"]}' if width == o['dim'] else f'both dim, {o["dim"]}, and {width}'
+            default = f' (unset, it is expand_groups, {groups})' if o[key] is None else ''
+            yield key, f'a divisor of {widths}, the widths it splits{default}', ('dim', 'expand_groups')
+    for key in ('img_mean', 'img_std'):
+        if len(o[key]) != o['in_chans']:
+            yield key, f'{o["in_chans"]} numbers, one a channel (in_chans)', ('in_chans',)

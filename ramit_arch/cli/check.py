@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     """Look at all that `train` or `test` would look at before it starts, and say what the run would be.
 
     Raises:
-        UserError: the first thing that is wrong.
+        UserError: all that is wrong.
     """
     opt = resolve(args, args.opt)
     training = isinstance(opt.get('datasets'), dict) and 'train' in opt['datasets']

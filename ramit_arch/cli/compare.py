@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.evaluation import comparison
 from ramit_arch.options import checks
+from ramit_arch.options.lines import refuse
 
 SHEET_ROWS = 12
 
@@ -17,9 +18,8 @@ SHEET_ROWS = 12
 def run(args: argparse.Namespace) -> None:
     """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
     opt = resolve(args, args.opt)
-    with checks.naming(args.opt):
-        checks.check(opt, training=False)
-        checks.check_paths(opt, checkpoints=False)
+    problems = [*checks.check(opt, training=False), *checks.missing_files(opt, checkpoints=False)]
+    refuse(problems, args.opt, args.force_yml)
     folder = Path('results', opt['name'])
     for phase, dataset in sorted(opt['datasets'].items()):
         name = dataset['name']

@@ -15,6 +15,8 @@ from ramit_arch.evaluation import tables, tradeoff
 from ramit_arch.evaluation.complexity import HEADER, cells, complexity, measure
 from ramit_arch.evaluation.text import aligned
 from ramit_arch.options import checks
+from ramit_arch.options.lines import refuse
+from ramit_arch.options.schema import Problem
 
 MAX_SCALE = 16
 
@@ -23,10 +25,11 @@ def run(args: argparse.Namespace) -> None:
     """Print a row for the network of every option file, and with `--plot` draw the trade-off figure."""
     opts = [resolve(args, file) for file in args.opt]
     for file, opt in zip(args.opt, opts, strict=True):
-        with checks.naming(file):
-            checks.check_network(opt)
-            if not 1 <= int(opt.get('scale', 1)) <= MAX_SCALE:
-                raise UserError(f'scale is {opt["scale"]}; 1280x720 is divided by at most {MAX_SCALE}')
+        problems = checks.check_network(opt)
+        if not problems and int(opt.get('scale', 1)) > MAX_SCALE:
+            text = f'scale is {opt["scale"]}; 1280x720 is divided by at most {MAX_SCALE}'
+            problems.append(Problem(('scale',), text))
+        refuse(problems, file, args.force_yml)
     scales = sorted({int(opt.get('scale', 1)) for opt in opts} - {1})
     if args.plot:
         _check_plot(Path(args.plot), scales)
@@ -34,8 +37,10 @@ def run(args: argparse.Namespace) -> None:
     rows, devices = [], set()
     for file, opt in zip(args.opt, tqdm(opts, 'Measure', unit='network', leave=False, disable=None), strict=True):
         network, scale = opt['network_g'], int(opt.get('scale', 1))
-        with checks.naming(file):
+        try:
             cost = complexity(build_network(dict(network)), network.get('in_chans', 3), scale)
+        except UserError as error:
+            raise UserError(f'{file}: {error}') from error
         measured = None if args.counts else measure(network, scale, args.repeats)
         devices |= {measured.device} if measured else set()
         rows.append(cells(str(opt.get('name', file)), scale, cost, measured))

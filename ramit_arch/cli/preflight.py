@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from ramit_arch.archs.ramit_arch import RAMiT
-from ramit_arch.data.progression import training_section
+from ramit_arch.data.progression import read_progression, training_section
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import fitting_weights, read_weights
-from ramit_arch.models.ramit_model import RECONSTRUCTION, check_model_options
+from ramit_arch.models.compute import read_compute
+from ramit_arch.models.ramit_model import RECONSTRUCTION
 from ramit_arch.options import checks
+from ramit_arch.options.lines import refuse
+from ramit_arch.options.schema import Place, Problem
 
 
 def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> dict[str, RestorationDataset]:
@@ -31,18 +36,32 @@ def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> 
         training: whether this is a training run.
 
     Raises:
-        UserError: names the file, the key, and what to do.
+        UserError: all that is wrong: file and line, the key, and what to do.
     """
-    with checks.naming(args.opt):
-        checks.check(opt, training)
-        continuing = training and args.auto_resume and _has_states(opt, args.debug)
-        checks.check_paths(opt, checkpoints=not continuing)
-        if opt['model_type'] == 'RAMiTModel':
-            check_model_options({**opt, **place(opt, args.launcher), 'is_train': training})
-        datasets = _build_datasets(opt)
-        if not continuing and not opt['path'].get('resume_state'):
+    continuing = training and args.auto_resume and _has_states(opt, args.debug)
+    problems = checks.check(opt, training)
+    refuse([*problems, *checks.missing_files(opt, checkpoints=not continuing)], args.opt, args.force_yml)
+    datasets: dict[str, RestorationDataset] = {}
+    with _noting(problems, ('num_gpu',)):
+        _look_at_the_place({**opt, **place(opt, args.launcher)}, training)
+    for phase in opt['datasets']:
+        with _noting(problems, ('datasets', phase)):
+            dataset = _build_dataset(opt, phase)
+            datasets |= {phase: dataset} if dataset else {}
+    if not continuing and not opt['path'].get('resume_state'):
+        with _noting(problems, ('path', 'pretrain_network_g')):
             _fit_checkpoint(opt, training)
+    refuse(problems, args.opt, args.force_yml)
     return datasets
+
+
+@contextmanager
+def _noting(problems: list[Problem], at: Place) -> Iterator[None]:
+    """Go on after a UserError, which becomes a problem at this place."""
+    try:
+        yield
+    except UserError as error:
+        problems.append(Problem(at, str(error)))
 
 
 def _has_states(opt: dict[str, Any], debug: bool) -> bool:
@@ -59,24 +78,24 @@ def place(opt: dict[str, Any], launcher: str) -> dict[str, Any]:
     return {'dist': launcher != 'none', 'world_size': int(size), 'num_gpu': gpus}
 
 
-def _build_datasets(opt: dict[str, Any]) -> dict[str, RestorationDataset]:
-    datasets = {}
-    for phase in opt['datasets']:
-        section = training_section(opt) if phase == 'train' else opt['datasets'][phase]
-        kind = DATASET_REGISTRY.get(section['type'])
-        if not issubclass(kind, RestorationDataset):
-            if phase == 'train' and opt['train'].get('progressive'):
-                raise UserError(f'train.progressive: {section["type"]} has one patch size; take one of our data sets')
-            continue
-        datasets[phase] = kind({**copy.deepcopy(section), 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)})
-        channels = 1 if section.get('color', 'rgb') == 'gray' else 3
-        wanted = opt['network_g'].get('in_chans', 3)
-        if opt['network_g']['type'] == 'RAMiT' and wanted != channels:
-            color = section.get('color', 'rgb')
-            raise UserError(
-                f'datasets.{phase}: color {color} gives {channels} channels, network_g.in_chans is {wanted}'
-            )
-    return datasets
+def _look_at_the_place(opt: dict[str, Any], training: bool) -> None:
+    """Whether this machine and its processes can do what is asked for."""
+    if opt['model_type'] != 'RAMiTModel':
+        return
+    device = torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu')  # as BasicSR's model chooses it
+    for name in ('train', 'val') if training else ('val',):
+        read_compute(opt.get(name) or {}, name, device)
+    if training:
+        read_progression(opt)
+
+
+def _build_dataset(opt: dict[str, Any], phase: str) -> RestorationDataset | None:
+    """The data set, if it is one of ours."""
+    section = training_section(opt) if phase == 'train' else opt['datasets'][phase]
+    kind = DATASET_REGISTRY.get(section['type'])
+    if not issubclass(kind, RestorationDataset):
+        return None
+    return kind({**copy.deepcopy(section), 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)})
 
 
 def _fit_checkpoint(opt: dict[str, Any], training: bool) -> None:

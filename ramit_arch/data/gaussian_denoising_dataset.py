@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,6 +14,7 @@ from ramit_arch.data.pixels import crop, in_color, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.data.stores import Store
 from ramit_arch.errors import UserError
+from ramit_arch.options.schema import GaussianDenoising, Restoration, Root
 
 NOISE_SEED = 0  # of the noise of every test image (paper, Appendix B)
 
@@ -44,11 +44,8 @@ def evaluation_noise(shape: Sequence[int], sigma: float) -> Tensor:
 class GaussianDenoisingDataset(RestorationDataset[Clean]):
     """Clean images from folders, LMDBs or raw stores; `lq` is the image plus white Gaussian noise, not clipped.
 
-    Option keys beside those of `RestorationDataset`:
-        dataroot_gt: a folder, LMDB or raw store of clean images.
-        sigma: standard deviation of the noise for values in [0, 255]; or [low, high], from which every training image
-            draws its own, uniformly (blind denoising). Validation and test take one number, and noise that depends on
-            the image's size alone.
+    Options: `options.schema.GaussianDenoising`. From a range of `sigma` every training image draws its own, uniformly
+    (blind denoising). Validation and test have noise that depends on the image's size alone.
 
     An item is a dictionary: `lq` and `gt` (C, h, w), float32, RGB or gray; `gt` is in [0, 1] and `lq` may leave it.
     `lq_path` and `gt_path` are both the clean file's path, of a store root/name.png. Training noise is drawn on the
@@ -58,18 +55,18 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
         UserError: see `RestorationDataset`; also for a `sigma` that is no noise level and a scale other than 1.
     """
 
-    data_roots: ClassVar[tuple[str, ...]] = ('dataroot_gt',)
-    root_keys: ClassVar[frozenset[str]] = frozenset()
-    own_keys: ClassVar[frozenset[str]] = frozenset(['sigma'])
+    section: ClassVar[type[Restoration]] = GaussianDenoising
+    options: GaussianDenoising
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
-        if self.scale != 1:
-            raise UserError(f'{self.where}: denoising keeps the size; scale is {self.scale}, it must be 1')
-        self.sigma = self._read_sigma()
+        sigma = self.options.sigma
+        assert sigma is not None
+        self.sigma = (sigma[0], sigma[1]) if isinstance(sigma, list) else (sigma, sigma)
 
-    def find(self, root: dict[str, Any]) -> list[Clean]:
-        store = self.open(root, 'dataroot_gt', root.get('meta_info_file'))
+    def find(self, root: Root) -> list[Clean]:
+        assert root.dataroot_gt is not None
+        store = self.open(root.dataroot_gt, root.meta_info_file)
         names = store.names()
         if not names:
             raise UserError(f'{self.where}: {store.root}: no images')
@@ -99,15 +96,3 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
             return evaluation_noise(gt.shape, self.sigma[0])
         sigma = rng.uniform(*self.sigma)
         return torch.from_numpy(rng.standard_normal(gt.shape, np.float32)) * (sigma / 255)
-
-    def _read_sigma(self) -> tuple[float, float]:
-        sigma = self.opt.get('sigma')
-        levels: list[Any] = sigma if isinstance(sigma, list) else [sigma, sigma]
-        numbers = len(levels) == 2 and all(
-            isinstance(level, (int, float)) and not isinstance(level, bool) and math.isfinite(level) for level in levels
-        )
-        if not numbers or not 0 <= levels[0] <= levels[1]:
-            raise UserError(f'{self.where}: sigma is {sigma!r}; it must be a noise level from 0 up, or [low, high]')
-        if levels[0] != levels[1] and not self.training:
-            raise UserError(f'{self.where}: sigma is {sigma!r}; a range is for training, give one level here')
-        return float(levels[0]), float(levels[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -14,6 +14,7 @@ from ramit_arch.data.pixels import crop_pair, in_color, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.data.stores import Store
 from ramit_arch.errors import UserError
+from ramit_arch.options.schema import PairedRestoration, PairedRoot, Restoration
 
 
 class Pair(NamedTuple):
@@ -30,9 +31,7 @@ class Pair(NamedTuple):
 class PairedRestorationDataset(RestorationDataset[Pair]):
     """LQ/HQ pairs from folders, LMDBs or raw stores: super-resolution, low-light enhancement, deraining.
 
-    Option keys beside those of `RestorationDataset`:
-        dataroot_lq, dataroot_gt: a folder, LMDB or raw store each.
-        filename_tmpl: LQ name from the GT name, without suffix; '{}x2' finds babyx2.png for baby.png. Default '{}'.
+    Options: `options.schema.PairedRestoration`.
 
     An item is a dictionary: `lq` (C, h, w) and `gt` (C, h * scale, w * scale), float32 in [0, 1], RGB or gray;
     `lq_path` and `gt_path` are file paths, of a store root/name.png. Where GT exceeds LQ * scale by less than `scale`,
@@ -42,14 +41,13 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         UserError: see `RestorationDataset`; also for missing partners and sizes that do not fit the scale.
     """
 
-    data_roots: ClassVar[tuple[str, ...]] = ('dataroot_lq', 'dataroot_gt')
-    root_keys: ClassVar[frozenset[str]] = frozenset(['filename_tmpl'])
+    section: ClassVar[type[Restoration]] = PairedRestoration
 
-    def find(self, root: dict[str, Any]) -> list[Pair]:
-        template, meta = root.get('filename_tmpl', '{}'), root.get('meta_info_file')
-        if template.count('{}') != 1:
-            raise UserError(f"{self.where}: filename_tmpl is {template!r}; it must contain {{}} once, as in '{{}}x2'")
-        lq_store, gt_store = self.open(root, 'dataroot_lq'), self.open(root, 'dataroot_gt', meta)
+    def find(self, root: PairedRoot) -> list[Pair]:
+        template, meta = root.filename_tmpl, root.meta_info_file
+        assert root.dataroot_lq is not None
+        assert root.dataroot_gt is not None
+        lq_store, gt_store = self.open(root.dataroot_lq), self.open(root.dataroot_gt, meta)
         names = gt_store.names()
         if not names:
             raise UserError(f'{self.where}: {gt_store.root}: no images')

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from ramit_arch.errors import UserError, check_keys
+from ramit_arch.errors import UserError
 
 
 class Stage(NamedTuple):
@@ -76,23 +76,16 @@ def read_progression(opt: dict[str, Any]) -> Progression:
     """The stages of an option file: those of `train.progressive`, or one of `batch_size_per_gpu` images a process.
 
     Args:
-        opt: the whole option dictionary, with `dist`, `world_size` and a number for `num_gpu`.
+        opt: the whole option dictionary, checked, with `dist`, `world_size` and a number for `num_gpu`.
 
     Raises:
-        UserError: names the key that is wrong or contradicts another.
+        UserError: a batch does not divide among the processes.
     """
     section, total = opt['datasets']['train'], int(opt['train']['total_iter'])
     listed = opt['train'].get('progressive')
     if listed is None:
-        return Progression([Stage(total, section['batch_size_per_gpu'] * processes(opt))])
-    if not isinstance(listed, list) or not listed or not all(isinstance(stage, dict) for stage in listed):
-        raise UserError('train.progressive must be a list of stages, {iter, lq_patch_size, batch_size} each')
-    for key in {'batch_size_per_gpu', 'lq_patch_size', 'gt_size'} & section.keys():
-        raise UserError(f'datasets.train.{key} and train.progressive contradict each other; remove the former')
-    stages = [_read_stage(stage, f'train.progressive, stage {i}') for i, stage in enumerate(listed, 1)]
-    length = sum(stage.iterations for stage in stages)
-    if length != total:
-        raise UserError(f'the stages of train.progressive last {length} iterations, train.total_iter is {total}')
+        return Progression([Stage(total, int(section['batch_size_per_gpu']) * processes(opt))])
+    stages = [Stage(int(stage['iter']), int(stage['batch_size']), int(stage['lq_patch_size'])) for stage in listed]
     if opt['dist']:
         for i, stage in enumerate(stages, 1):
             if stage.batch % opt['world_size']:
@@ -101,15 +94,6 @@ def read_progression(opt: dict[str, Any]) -> Progression:
                     f'{opt["world_size"]} processes'
                 )
     return Progression(stages)
-
-
-def _read_stage(stage: dict[str, Any], where: str) -> Stage:
-    check_keys(stage, ('iter', 'lq_patch_size', 'batch_size'), where)
-    for key in ('iter', 'lq_patch_size', 'batch_size'):
-        value = stage.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f'{where}: {key} is {value!r}; it must be an integer from 1 up')
-    return Stage(stage['iter'], stage['batch_size'], stage['lq_patch_size'])
 
 
 def training_section(opt: dict[str, Any]) -> dict[str, Any]:

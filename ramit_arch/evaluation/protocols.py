@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ramit_arch.data.gaussian_denoising_dataset import NOISE_SEED
-from ramit_arch.errors import UserError, suggestion
-
-OUR_SETS = ('PairedRestorationDataset', 'GaussianDenoisingDataset')  # of others we do not know what they make
+from ramit_arch.options.schema import GaussianDenoising, Loader, OptionFile, Problem, Restoration
 
 
 @dataclass(frozen=True)
@@ -59,54 +57,60 @@ PROTOCOLS = {
 def validation_metrics(opt: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The metrics of a run: those of `val.protocol`, and what `val.metrics` adds to them.
 
-    Raises:
-        UserError: there is no such protocol, or `val.metrics` contradicts it.
+    Where both have a metric, it is that of the protocol, which `protocol_problems` finds if they differ.
     """
     val = opt.get('val') or {}
-    own, name = val.get('metrics') or {}, val.get('protocol')
-    if name is None:
-        return own
-    if not isinstance(name, str) or name not in PROTOCOLS:
-        raise UserError(f'val.protocol: {name!r} is none of {", ".join(PROTOCOLS)}{suggestion(str(name), PROTOCOLS)}')
-    standard = PROTOCOLS[name].metrics(opt.get('scale', 1))
-    for key in standard.keys() & own.keys():
-        for setting, value in own[key].items():
-            if value != standard[key].get(setting):
-                raise UserError(
-                    f'val.metrics.{key}.{setting} is {value!r}, but protocol {name} has '
-                    f'{standard[key].get(setting)!r}; remove the metric or the protocol'
-                )
+    standard, own = standard_metrics(val.get('protocol'), opt.get('scale', 1)), val.get('metrics') or {}
     return {**standard, **{key: metric for key, metric in own.items() if key not in standard}}
 
 
-def check_protocol(opt: dict[str, Any]) -> None:
-    """Check that scale, validation and test sets of an option file are those that its protocol scores.
+def standard_metrics(name: str | None, scale: int) -> dict[str, dict[str, Any]]:
+    """The metrics of a protocol, or none."""
+    return PROTOCOLS[name].metrics(scale) if name in PROTOCOLS else {}
 
-    Raises:
-        UserError: names the key that contradicts the protocol.
+
+def protocol_problems(file: OptionFile, sets: Mapping[str, Loader]) -> Iterator[Problem]:
+    """Where metrics, scale, validation and test sets of an option file are not those of its protocol.
+
+    Args:
+        file: the file.
+        sets: its data sets by phase.
     """
-    validation_metrics(opt)
-    name = (opt.get('val') or {}).get('protocol')
-    if name is None:
+    name, place = getattr(file.val, 'protocol', None), ('val', 'protocol')
+    if file.val is None or name is None:
         return
-    protocol, scale = PROTOCOLS[name], opt.get('scale', 1)
-    if (scale > 1) != protocol.crops_scale:
-        raise UserError(f'val.protocol {name} is {protocol.task}, which does not go with scale {scale}')
-    for phase, section in _test_sets(opt):
-        color, needed = section.get('color', 'rgb'), 'gray' if protocol.channel == 'gray' else 'rgb'
-        if color != needed:
-            raise UserError(f'datasets.{phase}.color is {color}; val.protocol {name} scores {needed} images')
-        _, suffix, level = str(section['name']).partition('_sigma')
-        if suffix and level.isdecimal() and section.get('sigma') not in (None, int(level)):
-            raise UserError(f'datasets.{phase}: it is called {section["name"]}, but its sigma is {section["sigma"]}')
-        if (section['type'] == 'GaussianDenoisingDataset') != bool(protocol.sigmas):
-            raise UserError(f'datasets.{phase}.type is {section["type"]}; val.protocol {name} is {protocol.task}')
+    protocol = PROTOCOLS[name]
+    if (file.scale > 1) != protocol.crops_scale:
+        text = f'val.protocol {name} is {protocol.task}, which does not go with scale {file.scale}'
+        yield Problem(place, text, (('scale',),))
+    yield from _other_metrics(name, file)
+    for phase, section in sets.items():
+        if isinstance(section, Restoration) and not phase.startswith('train'):
+            for key, text in _other_images(name, protocol, section):
+                yield Problem(('datasets', phase, key), f'datasets.{phase}.{key} {text}', (place,))
 
 
-def _test_sets(opt: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for phase, section in opt['datasets'].items():
-        if not str(phase).startswith('train') and section['type'] in OUR_SETS:
-            yield phase, section
+def _other_metrics(name: str, file: OptionFile) -> Iterator[Problem]:
+    standard, own = standard_metrics(name, file.scale), file.val.metrics if file.val else None
+    for key in standard.keys() & (own or {}).keys():
+        for setting, value in (own or {})[key].given().items():
+            expected = standard[key].get(setting)
+            if value != expected:
+                place = ('val', 'metrics', key, setting)
+                text = f'is {value!r}, but protocol {name} has {expected!r}; remove the metric or the protocol'
+                yield Problem(place, f'{".".join(place)} {text}', (('scale',), ('val', 'protocol')))
+
+
+def _other_images(name: str, protocol: Protocol, section: Restoration) -> Iterator[tuple[str, str]]:
+    needed = 'gray' if protocol.channel == 'gray' else 'rgb'
+    if section.color != needed:
+        yield 'color', f'is {section.color}; val.protocol {name} scores {needed} images'
+    if isinstance(section, GaussianDenoising) != bool(protocol.sigmas):
+        yield 'type', f'is {section.type}; val.protocol {name} is {protocol.task}'
+    _, suffix, level = str(section.name).partition('_sigma')
+    sigma = getattr(section, 'sigma', None)
+    if suffix and level.isdecimal() and sigma not in (None, int(level)):
+        yield 'sigma', f'is {sigma:g}, but the set is called {section.name}'
 
 
 def describe(opt: dict[str, Any], section: dict[str, Any], multiple: int | None) -> dict[str, Any]:

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from ramit_arch.archs.ramit_arch import MultiHeadAttention, SpatialAttention, Stage
 from ramit_arch.errors import UserError
 
-COMPUTE_KEYS = ('bf16', 'tf32', 'channels_last', 'compile')
-TRAIN_COMPUTE_KEYS = (*COMPUTE_KEYS, 'checkpointing')
 GRAPHS = 64  # compiled of one function, in training and validation together
 
 

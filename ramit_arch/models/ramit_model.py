@@ -19,68 +19,14 @@ from ramit_arch import stopping
 from ramit_arch.data.draws import draw_seed
 from ramit_arch.data.loaders import Running
 from ramit_arch.data.progression import read_progression
-from ramit_arch.errors import UserError, check_keys, suggestion
-from ramit_arch.evaluation.protocols import check_protocol, validation_metrics
+from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
-from ramit_arch.models.compute import COMPUTE_KEYS, TRAIN_COMPUTE_KEYS, enable_checkpointing, read_compute
-from ramit_arch.models.schedule import Schedule, read_schedule
+from ramit_arch.models.compute import enable_checkpointing, read_compute
+from ramit_arch.models.schedule import read_schedule
 from ramit_arch.models.scoring_model import ScoringModel
+from ramit_arch.options.checks import check_running
 
 RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
-TRAIN_KEYS = frozenset(
-    'total_iter warmup_iter optim_g scheduler progressive lr_batch_size lr_rule warm_start pixel_opt perceptual_opt '
-    'ema_decay accumulate grad_clip_norm'.split()
-).union(TRAIN_COMPUTE_KEYS)
-VAL_KEYS = frozenset(['val_freq', 'save_img', 'suffix', 'pbar', 'protocol', 'metrics', *COMPUTE_KEYS])
-
-
-def check_model_options(opt: dict[str, Any]) -> Schedule | None:
-    """Check the sections `train` and `val`; the schedule of a training run.
-
-    Args:
-        opt: the whole option dictionary, with `is_train`, `dist`, `world_size` and a number for `num_gpu`.
-
-    Raises:
-        UserError: names the key, its value, and what is allowed.
-    """
-    check_keys(opt.get('val') or {}, VAL_KEYS, 'val')
-    check_protocol(opt)
-    device = torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu')  # as BasicSR's model chooses it
-    read_compute(opt.get('val') or {}, 'val', device)
-    if not opt['is_train']:
-        return None
-    train = opt['train']
-    check_keys(train, TRAIN_KEYS, 'train')
-    read_compute(train, 'train', device)
-    if train.get('checkpointing') and opt['network_g']['type'] != 'RAMiT':
-        raise UserError(f'train.checkpointing: {opt["network_g"]["type"]} cannot compute its activations again')
-    _check_best(opt)
-    schedule = read_schedule(opt)
-    if train['optim_g'].get('type') != 'Adam':
-        raise UserError(f'train.optim_g.type is {train["optim_g"].get("type")!r}; RAMiTModel knows Adam')
-    if not train.get('pixel_opt') and not train.get('perceptual_opt'):
-        raise UserError('train.pixel_opt is missing; the paper takes {type: L1Loss}')
-    if train.get('warm_start') is not None and opt['path'].get('pretrain_network_g') is None:
-        raise UserError('train.warm_start needs path.pretrain_network_g, the checkpoint to start from')
-    accumulate = train.get('accumulate') or 1
-    if not isinstance(accumulate, int) or accumulate < 1:
-        raise UserError(f'train.accumulate is {accumulate!r}; it must be an integer from 1 up')
-    if accumulate > 1 and (train.get('pixel_opt') or {}).get('reduction', 'mean') != 'mean':
-        raise UserError('train.accumulate weights its parts for a mean; set train.pixel_opt.reduction to mean')
-    return schedule
-
-
-def _check_best(opt: dict[str, Any]) -> None:
-    best = (opt.get('logger') or {}).get('keep_best')
-    if best is None:
-        return
-    dataset, slash, metric = best.rpartition('/')
-    metrics = list(validation_metrics(opt)) if opt.get('val') else []
-    if metric not in metrics:
-        raise UserError(f'logger.keep_best: {metric} is no metric of val{suggestion(metric, metrics)}')
-    names = [section['name'] for phase, section in opt['datasets'].items() if phase.split('_')[0] == 'val']
-    if (slash and dataset not in names) or not names:
-        raise UserError(f'logger.keep_best: no validation set is called {dataset}{suggestion(dataset, names)}')
 
 
 @MODEL_REGISTRY.register()
@@ -109,9 +55,9 @@ class RAMiTModel(ScoringModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        schedule = check_model_options(opt)
-        if schedule is not None:
-            self.schedule = schedule
+        check_running(opt)
+        if opt['is_train']:
+            self.schedule = read_schedule(opt)
             self.progression = read_progression(opt)
             self.stage: int | None = None  # whose begin is not yet logged
             self.warm_starting = opt['train'].get('warm_start') is not None

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ramit_arch.data.progression import read_progression
-from ramit_arch.errors import UserError, check_keys
-
-LR_RULES = ('linear', 'inverse')
+from ramit_arch.options.schema import RAMiTTraining
 
 
 @dataclass(frozen=True)
@@ -53,61 +51,25 @@ def read_schedule(opt: dict[str, Any]) -> Schedule:
     by `train.lr_rule`: linear, lr * batch / lr_batch_size (default; the published experiments), or inverse,
     lr * lr_batch_size / batch (as the paper prints it). Without `lr_batch_size` it is taken as it is.
 
-    Raises:
-        UserError: names the key that is wrong.
+    Args:
+        opt: the whole option dictionary, checked, with `dist`, `world_size` and a number for `num_gpu`.
     """
-    train = opt['train']
-    rate = train['optim_g'].get('lr')
-    if not _number(rate) or rate <= 0:
-        raise UserError(f'train.optim_g.lr is {rate!r}; it must be a positive number (in YAML 4.0e-4, not 4e-4)')
+    train = RAMiTTraining.model_validate(opt['train'])
+    assert train.optim_g is not None
+    assert train.optim_g.lr is not None
     progression = read_progression(opt)
-    rates = tuple(rate * _scale(train, stage.batch) for stage in progression.stages)
-    scheduler = dict(train.get('scheduler') or {'type': 'MultiStepLR', 'milestones': [], 'gamma': 1.0})
-    check_keys(scheduler, ('type', 'milestones', 'gamma'), 'train.scheduler')
-    if scheduler.get('type') != 'MultiStepLR':
-        raise UserError(
-            f'train.scheduler.type is {scheduler.get("type")!r}; RAMiTModel knows MultiStepLR (SRModel knows others)'
-        )
-    milestones = scheduler.get('milestones', [])
-    if not isinstance(milestones, list) or not all(_number(m) and m == int(m) for m in milestones):
-        raise UserError(f'train.scheduler.milestones is {milestones!r}; it must be a list of iterations')
-    gamma = scheduler.get('gamma', 0.1)
-    if not _number(gamma) or gamma <= 0:
-        raise UserError(f'train.scheduler.gamma is {gamma!r}; it must be a positive number')
-    warm_start = train.get('warm_start') or {'iter': 0}
-    check_keys(warm_start, ('iter',), 'train.warm_start')
-    _require(warm_start, 'iter', least=0, where='train.warm_start')
-    warmup = train.get('warmup_iter', -1)
-    if not isinstance(warmup, int):
-        raise UserError(f'train.warmup_iter is {warmup!r}; it must be an integer, -1 for no warm-up')
     return Schedule(
-        rates,
+        tuple(train.optim_g.lr * _scale(train, stage.batch) for stage in progression.stages),
         progression.ends[:-1],
-        tuple(sorted(map(int, milestones))),
-        gamma,
-        max(0, warmup),
-        warm_start['iter'],
+        tuple(sorted(train.scheduler.milestones)),
+        train.scheduler.gamma,
+        max(0, train.warmup_iter),
+        (train.warm_start.iter or 0) if train.warm_start else 0,
     )
 
 
-def _scale(train: dict[str, Any], batch: int) -> float:
-    rule = train.get('lr_rule')
-    if rule is not None and rule not in LR_RULES:
-        raise UserError(f'train.lr_rule is {rule!r}; it must be {" or ".join(LR_RULES)}')
-    if train.get('lr_batch_size') is None:
-        if rule is not None:
-            raise UserError('train.lr_rule needs train.lr_batch_size, the batch for which optim_g.lr is meant')
+def _scale(train: RAMiTTraining, batch: int) -> float:
+    if train.lr_batch_size is None:
         return 1.0
-    _require(train, 'lr_batch_size', least=1)
-    ratio = batch / train['lr_batch_size']
-    return 1 / ratio if rule == 'inverse' else ratio
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _require(options: dict[str, Any], key: str, least: int, where: str = 'train') -> None:
-    value = options.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f'{where}.{key} is {value!r}; it must be an integer from {least} up')
+    ratio = batch / train.lr_batch_size
+    return 1 / ratio if train.lr_rule == 'inverse' else ratio

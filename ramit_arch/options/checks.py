@@ -1,304 +1,414 @@
-"""What an option file may say: checked before anything starts, and before any folder is made.
+"""Everything that is wrong with what an option file says, found before anything starts or any folder is made.
 
-Keys and values that BasicSR's loop reads are checked for every model. What only other models and data sets read is
-theirs and left alone; ours check the rest of their sections themselves.
+`schema` knows the values; here are added what is needed, what must be registered, the arguments of what a section
+calls, and what does not go together in different sections. Other projects' models, data sets and networks are left
+alone, but for what BasicSR's own loop reads.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.utils import registry
 
-from ramit_arch.archs.ramit_arch import RAMiT
-from ramit_arch.errors import UserError, check_keys, suggestion
+from ramit_arch.archs.ramit_arch import contradictions
+from ramit_arch.data.restoration_dataset import RestorationDataset
+from ramit_arch.errors import UserError, suggestion
+from ramit_arch.evaluation.protocols import protocol_problems, validation_metrics
 from ramit_arch.evaluation.scores import ROW_KEYS
-from ramit_arch.models.compute import COMPUTE_KEYS, TRAIN_COMPUTE_KEYS
 from ramit_arch.options import FLOAT_AS_TEXT
-
-# With RAMiTModel every key has a reader; what another model reads is not ours to know.
-_TOP_KEYS = frozenset(
-    'name model_type scale num_gpu manual_seed datasets network_g path train val logger dist_params '
-    'find_unused_parameters'.split()
+from ramit_arch.options.schema import (
+    NEEDED,
+    Loader,
+    OptionFile,
+    OtherData,
+    Place,
+    Problem,
+    RAMiTNetwork,
+    RAMiTOptionFile,
+    RAMiTPaths,
+    RAMiTTraining,
+    RAMiTValidation,
+    Restoration,
+    Training,
+    Validation,
+    dotted,
+    examine,
+    rests_on,
+    shown,
+    unknown,
 )
-_PATH_KEYS = frozenset('pretrain_network_g strict_load_g param_key_g resume_state ignore_resume_networks'.split())
-_LOGGER_KEYS = frozenset('print_freq save_checkpoint_freq keep_checkpoints keep_best use_tb_logger wandb'.split())
-_OWN_TRAIN_KEYS = frozenset('progressive lr_batch_size lr_rule warm_start accumulate grad_clip_norm'.split()).union(
-    TRAIN_COMPUTE_KEYS
-)
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+class Read(NamedTuple):
+    """An option file as far as its values are right.
+
+    Attributes:
+        opt: all that it says.
+        file: the same as the schema has it.
+        sets: the data sets by phase.
+        network: network_g, if it is a RAMiT.
+        ours: whether RAMiTModel reads the file.
+        training: whether it trains.
+    """
+
+    opt: dict[str, Any]
+    file: OptionFile
+    sets: dict[str, Loader]
+    network: RAMiTNetwork | None
+    ours: bool
+    training: bool
 
 
-def _integer(least: int) -> tuple[Callable[[Any], bool], str]:
-    # BasicSR's own files write 5e3 as !!float 5e3.
-    return lambda v: _number(v) and v == int(v) and v >= least, f'an integer from {least} up'
+def check(opt: dict[str, Any], training: bool) -> list[Problem]:
+    """Find all that would stop a run, or be ignored by it, and can be seen in the file alone."""
+    ours = opt.get('model_type') == 'RAMiTModel'
+    wrong = list(_numbers_as_text(opt))
+    file, found = examine(RAMiTOptionFile if ours else OptionFile, opt)
+    wrong += found
+    sets, found = _examine_sets(opt, file.scale)
+    wrong += found
+    network, found = _examine_network(opt)
+    wrong += found
+    read = Read(opt, file, sets, network, ours, training)
+    rest = [*_missing(read), *_phases(read), *_unregistered(read), *_arguments(read), *_machine(read)]
+    rest += [*_across(read), *(_foreign(read) if not ours else ())]
+    values = [problem for problem in wrong if not problem.reads]
+    told: dict[Place, Problem] = {}
+    for problem in [*values, *(p for p in [*wrong, *rest] if p not in values and not rests_on(p, values))]:
+        told.setdefault(problem.place, problem)
+    return list(told.values())
 
 
-def _one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: v in values, f'one of {", ".join(values)}'
+def check_network(opt: dict[str, Any]) -> list[Problem]:
+    """The same for network_g and scale alone."""
+    file, wrong = examine(OptionFile, {key: opt[key] for key in ('scale', 'network_g') if key in opt})
+    if not isinstance(opt.get('network_g'), dict):
+        return [Problem(('network_g',), 'network_g is missing or empty')]
+    if opt['network_g'].get('type') is None:
+        return [Problem(('network_g', 'type'), 'network_g.type is missing')]
+    network, found = _examine_network(opt)
+    read = Read(opt, file, {}, network, ours=False, training=False)
+    return [*wrong, *found, *_unregistered_type('network_g', opt['network_g'], 'arch'), *_scales(read)]
 
 
-_COUNT = _integer(1)
-_FLAG: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, bool), 'true or false')
-_POSITIVE: tuple[Callable[[Any], bool], str] = (lambda v: _number(v) and v > 0, 'a positive number')
-_SHARE: tuple[Callable[[Any], bool], str] = (lambda v: _number(v) and 0 <= v < 1, 'a number from 0 to below 1')
-_TEXT: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, str) and v != '', 'text')
-_NAME: tuple[Callable[[Any], bool], str] = (
-    lambda v: isinstance(v, str) and v.strip(' .') != '' and v.isprintable() and '/' not in v and '\\' not in v,
-    'a name for files and folders, without slashes',
-)
-_SECTION: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, dict), 'a section with keys of its own')
-
-_VALUES = {
-    'name': _NAME, 'scale': _COUNT, 'manual_seed': _integer(0), 'datasets': _SECTION, 'path': _SECTION,
-    'network_g': _SECTION, 'train': _SECTION, 'val': _SECTION, 'logger': _SECTION,
-    'train.total_iter': _COUNT, 'train.warmup_iter': _integer(-1), 'train.optim_g': _SECTION,
-    'train.scheduler': _SECTION, 'train.ema_decay': _SHARE, 'train.pixel_opt': _SECTION,
-    'train.perceptual_opt': _SECTION, 'train.warm_start': _SECTION, 'train.accumulate': _COUNT,
-    'train.lr_batch_size': _COUNT, 'train.grad_clip_norm': _POSITIVE,
-    'val.val_freq': _COUNT, 'val.save_img': _FLAG, 'val.pbar': _FLAG, 'val.metrics': _SECTION, 'val.suffix': _NAME,
-    'logger.print_freq': _COUNT, 'logger.save_checkpoint_freq': _COUNT, 'logger.use_tb_logger': _FLAG,
-    'logger.wandb': _SECTION, 'logger.keep_checkpoints': _COUNT, 'logger.keep_best': _TEXT,
-    'path.strict_load_g': _FLAG, 'path.param_key_g': _one_of('params', 'params_ema'),
-    'path.pretrain_network_g': _TEXT, 'path.resume_state': _TEXT,
-    **{f'train.{key}': _FLAG for key in TRAIN_COMPUTE_KEYS}, **{f'val.{key}': _FLAG for key in COMPUTE_KEYS},
-}  # fmt: skip
-_DATASET_VALUES = {
-    'name': _NAME, 'type': _TEXT, 'dataroot_gt': _TEXT, 'dataroot_lq': _TEXT, 'meta_info_file': _TEXT,
-    'filename_tmpl': _TEXT, 'io_backend': _SECTION, 'lq_patch_size': _COUNT, 'gt_size': _COUNT,
-    'batch_size_per_gpu': _COUNT, 'num_worker_per_gpu': _integer(0), 'dataset_enlarge_ratio': _POSITIVE,
-    'persistent_workers': _FLAG, 'pin_memory': _FLAG, 'use_hflip': _FLAG, 'use_rot': _FLAG,
-    'prefetch_mode': _one_of('cpu', 'cuda'), 'num_prefetch_queue': _COUNT,
-}  # fmt: skip
-
-
-@contextmanager
-def naming(file: str | Path) -> Iterator[None]:
-    """Put the option file's name before the message of a UserError."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f'{file}: {error}') from error
-
-
-def check(opt: dict[str, Any], training: bool) -> None:
-    """Find what would stop a run, or be ignored by it.
+def check_running(opt: dict[str, Any]) -> None:
+    """Check the options that BasicSR gives to a model, which hold more than the file.
 
     Raises:
-        UserError: names the key, its value, and what is allowed.
+        UserError: all that is wrong.
     """
-    _check_values(opt)
-    _check_required(opt, training)
-    _check_datasets(opt, training)
-    _check_names(opt)
-    _check_calls(opt)
-    if opt['model_type'] == 'RAMiTModel':
-        check_keys(opt, _TOP_KEYS, 'at the top')
-        check_keys(opt['path'], _PATH_KEYS, 'path')
-        check_keys(opt.get('logger') or {}, _LOGGER_KEYS, 'logger')
-        check_keys((opt.get('logger') or {}).get('wandb') or {}, ('project', 'resume_id'), 'logger.wandb')
-    else:
-        if (opt.get('val') or {}).get('protocol') is not None:
-            raise UserError(f'val.protocol: {opt["model_type"]} does not know it; write out val.metrics')
-        ours = _OWN_TRAIN_KEYS if opt['model_type'] == 'SRModel' else {'progressive'}
-        for key in ours & (opt.get('train') or {}).keys():
-            raise UserError(f'train.{key}: {opt["model_type"]} does not know it; set model_type to RAMiTModel')
-        for key in set(COMPUTE_KEYS) & (opt.get('val') or {}).keys() if opt['model_type'] == 'SRModel' else ():
-            raise UserError(f'val.{key}: {opt["model_type"]} does not know it; set model_type to RAMiTModel')
-    check_network(opt)
+    known = {key: value for key, value in opt.items() if key in RAMiTOptionFile.model_fields}
+    known['path'] = {key: value for key, value in opt['path'].items() if key in RAMiTPaths.model_fields}
+    known['datasets'] = {
+        phase: {key: value for key, value in section.items() if key not in ('phase', 'scale')}
+        for phase, section in opt['datasets'].items()
+    }
+    problems = check(known, opt['is_train'])
+    if problems:
+        raise UserError('\n'.join(problem.text for problem in problems))
 
 
-def check_network(opt: dict[str, Any]) -> None:
-    """Check network_g alone: RAMiT's in full, of another network only that it is registered.
-
-    Raises:
-        UserError: names the key, its value, and what is allowed.
-    """
-    section = opt.get('network_g')
-    if not isinstance(section, dict):
-        raise UserError('the section network_g is missing or empty')
-    _check_registered('network_g.type', section.get('type'), 'arch')
-    if section['type'] != 'RAMiT':
-        return
-    options = {key: value for key, value in section.items() if key != 'type'}
-    check_keys(options, inspect.signature(RAMiT).parameters, 'network_g')
-    try:
-        with torch.device('meta'):
-            network = RAMiT(**options)
-    except ValueError as error:
-        raise UserError(f'network_g: {error}') from error
-    if network.upscale != opt.get('scale', 1):
-        raise UserError(f'scale is {opt.get("scale", 1)}, but network_g.upscale is {network.upscale}; they must agree')
+def missing_files(opt: dict[str, Any], checkpoints: bool) -> Iterator[Problem]:
+    """Data roots, and with `checkpoints` also weights and states, that do not exist."""
+    for place, value in _leaves(opt):
+        key = str(place[-1])
+        is_data = key.startswith('dataroot_') or key == 'meta_info_file'
+        is_weights = place[0] == 'path' and (key.startswith('pretrain_network_') or key == 'resume_state')
+        asked = isinstance(value, str) and (is_data or (checkpoints and is_weights))
+        if asked and not Path(value).expanduser().exists():
+            yield Problem(place, f'{dotted(place)} is {value}, which does not exist')
 
 
-def check_paths(opt: dict[str, Any], checkpoints: bool) -> None:
-    """Check that data roots, and with `checkpoints` also weights and states, exist.
-
-    Raises:
-        UserError: names the key and the path.
-    """
-    for keys, value in _leaves(opt):
-        is_data = keys[-1].startswith('dataroot_') or keys[-1] == 'meta_info_file'
-        is_weights = keys[0] == 'path' and (keys[-1].startswith('pretrain_network_') or keys[-1] == 'resume_state')
-        if (
-            isinstance(value, str)
-            and (is_data or (checkpoints and is_weights))
-            and not Path(value).expanduser().exists()
-        ):
-            raise UserError(f'{".".join(keys)}: {value} does not exist')
+# ------------------------------------------------------------------------------------------------------------- values
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _examine_sets(opt: dict[str, Any], scale: int) -> tuple[dict[str, Loader], list[Problem]]:
+    sets: dict[str, Loader] = {}
+    wrong: list[Problem] = []
+    for phase, values in _section(opt, 'datasets').items():
+        place = ('datasets', str(phase))
+        if not isinstance(values, dict):
+            text = f'is {shown(values)}; it must be a section with keys of its own'
+            wrong.append(Problem(place, f'{dotted(place)} {text}'))
+            continue
+        given = {key: value for key, value in values.items() if key not in ('scale', 'phase')}
+        for key in values.keys() - given.keys():
+            at = (*place, key)
+            text = 'is not for a data set to say; BasicSR takes scale from the top of the file'
+            wrong.append(Problem(at, f'{dotted(at)} {text}'))
+        kind = registry.DATASET_REGISTRY.get(values['type']) if _registered(values, 'dataset') else object
+        if issubclass(kind, RestorationDataset):
+            given |= {'phase': place[1].split('_')[0], 'scale': scale}
+        sets[place[1]], found = examine(getattr(kind, 'section', OtherData), given, place)
+        # The scale is that of the file.
+        wrong += [p._replace(reads=tuple(('scale',) if r[-1] == 'scale' else r for r in p.reads)) for p in found]
+    return sets, wrong
+
+
+def _examine_network(opt: dict[str, Any]) -> tuple[RAMiTNetwork | None, list[Problem]]:
+    values = opt.get('network_g')
+    if not isinstance(values, dict) or values.get('type') != 'RAMiT':
+        return None, []
+    network, wrong = examine(RAMiTNetwork, values, ('network_g',))
+    found = []
+    for key, allowed, reads in contradictions(network.model_dump()):
+        place = ('network_g', key)
+        text = f'{dotted(place)} is {shown(values.get(key))}; it must be {allowed}'
+        found.append(Problem(place, text, tuple(('network_g', other) for other in reads)))
+    return network, [*wrong, *(problem for problem in found if not rests_on(problem, wrong))]
+
+
+def _numbers_as_text(opt: dict[str, Any]) -> Iterator[Problem]:
+    for place, value in _leaves(opt):
+        if isinstance(value, str) and FLOAT_AS_TEXT.fullmatch(value):
+            yield Problem(
+                place, f'{dotted(place)}: YAML reads {value} as text; write {float(value)!r} or !!float {value}'
+            )
+
+
+def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, (*path, str(key)))
+            yield from _leaves(inner, (*place, str(key)))
     elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner, path)
-    else:
-        yield path, value
+        for i, inner in enumerate(value):
+            yield from _leaves(inner, (*place, i))
+    elif place:
+        yield place, value
 
 
-def _check_value(where: str, value: Any, rule: tuple[Callable[[Any], bool], str]) -> None:
-    fits, allowed = rule
-    if value is not None and not fits(value):
-        raise UserError(f'{where} is {value!r}; it must be {allowed}')
+def _section(opt: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """A section of raw options, empty if it is none."""
+    value: Any = opt
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
-def _check_values(opt: dict[str, Any]) -> None:
-    for keys, value in _leaves(opt):
-        if isinstance(value, str) and FLOAT_AS_TEXT.fullmatch(value):
-            raise UserError(f'{".".join(keys)}: YAML reads {value} as text; write {float(value)!r} or !!float {value}')
-    for key, rule in _VALUES.items():
-        section, _, last = key.rpartition('.')
-        values = opt.get(section) if section else opt
-        if isinstance(values, dict):
-            _check_value(key, values.get(last), rule)
-    for phase, dataset in (opt.get('datasets') or {}).items():
-        _check_value(f'datasets.{phase}', dataset, _SECTION)
-        for key, rule in _DATASET_VALUES.items():
-            _check_value(f'datasets.{phase}.{key}', (dataset or {}).get(key), rule)
-    num_gpu = opt.get('num_gpu')
-    if num_gpu is not None and num_gpu != 'auto' and not _integer(0)[0](num_gpu):
-        raise UserError(f'num_gpu is {num_gpu!r}; it must be auto or a number, 0 for the CPU')
-    if num_gpu not in (None, 'auto', 0) and not torch.cuda.is_available():
-        raise UserError(f'num_gpu is {num_gpu}, but torch finds no CUDA device here; set num_gpu: auto or 0')
+# ------------------------------------------------------------------------------------- what must be there, registered
 
 
-def _check_required(opt: dict[str, Any], training: bool) -> None:
-    needed = {'': ['name', 'model_type', 'num_gpu', 'datasets', 'network_g', 'path']}
-    if training:
-        needed[''] += ['train', 'logger']
-        needed['train'] = ['total_iter', 'optim_g']
-        needed['train.optim_g'] = ['type', 'lr']
-        needed['logger'] = ['print_freq', 'save_checkpoint_freq', 'use_tb_logger']
-        needed['datasets'] = ['train']
-        needed['datasets.train'] = ['name', 'type', 'num_worker_per_gpu']
-        if opt.get('train') and opt['train'].get('progressive') is None:
-            needed['datasets.train'] += ['batch_size_per_gpu']
-        if opt.get('val') is not None:
-            needed['val'] = ['val_freq', 'save_img']
-    else:
-        needed[''] += ['val']
-        needed['val'] = ['save_img']
-        if opt.get('model_type') == 'RAMiTModel':  # otherwise random weights would be scored
-            needed['path'] = ['pretrain_network_g']
-    for section, keys in needed.items():
-        values: Any = opt
-        for part in filter(None, section.split('.')):
-            values = values[part]
-        for key in keys:
-            if values.get(key) is None:
-                raise UserError(f'the key {f"{section}.{key}".lstrip(".")} is missing')
+def _missing(read: Read) -> Iterator[Problem]:
+    unless = set()
+    if _section(read.opt, 'train').get('progressive') is not None:
+        unless |= {'datasets.train.batch_size_per_gpu', 'datasets.train.lq_patch_size'}
+    own = isinstance(read.sets.get('train'), Restoration)
+    if not own or _section(read.opt, 'datasets', 'train').get('gt_size') is not None:
+        unless |= {'datasets.train.lq_patch_size'}
+    if not read.ours:  # which would score random weights, but that is theirs to say
+        unless |= {'path.pretrain_network_g'}
+    when = ('always', 'to train' if read.training else 'to test')
+    needed = [name for name, cause in NEEDED.items() if cause in when and name not in unless]
+    needed += [f'datasets.{phase}.{key}' for phase in read.sets for key in ('name', 'type')]
+    for name in needed:
+        *above, key = name.split('.')
+        section: Any = read.opt
+        for part in above:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get(key) is None:
+            yield Problem((*above, key), f'{name} is missing')
 
 
-def _check_datasets(opt: dict[str, Any], training: bool) -> None:
+def _phases(read: Read) -> Iterator[Problem]:
+    allowed = ('train', 'val') if read.training else ('test', 'val')
     names: list[str] = []
-    for phase, dataset in opt['datasets'].items():
-        where, kind = f'datasets.{phase}', str(phase).split('_')[0]
-        allowed = ('train', 'val') if training else ('test', 'val')
+    for phase, section in read.sets.items():
+        place = ('datasets', phase)
+        kind = phase.split('_')[0]
         if kind not in allowed:
-            raise UserError(f'{where}: the name must begin with {" or ".join(allowed)}')
-        if not dataset or dataset.get('type') is None or dataset.get('name') is None:
-            raise UserError(f'{where}: the keys name and type are needed')
-        for key in ('scale', 'phase'):
-            if key in dataset:
-                raise UserError(f'{where}.{key}: BasicSR sets it; write scale at the top of the file')
-        if kind != 'train' and dataset['name'] in names:
-            raise UserError(f'{where}: a second set is called {dataset["name"]}; its results would overwrite the first')
-        names += [dataset['name']] if kind != 'train' else []
-        if dataset.get('persistent_workers') and (kind != 'train' or not dataset.get('num_worker_per_gpu')):
-            raise UserError(f'{where}.persistent_workers needs num_worker_per_gpu from 1 up, in the training set')
-        if dataset.get('prefetch_mode') == 'cuda' and not torch.cuda.is_available():
-            raise UserError(f'{where}.prefetch_mode is cuda, but torch finds no CUDA device here; remove it')
+            yield Problem(place, f'{dotted(place)}: the name must begin with {" or ".join(allowed)}')
+        if kind != 'train' and section.name in names and section.name is not None:
+            text = f'is {section.name}, as another set is called; its results would overwrite the other'
+            yield Problem((*place, 'name'), f'{dotted(place)}.name {text}')
+        names += [section.name] if kind != 'train' and section.name else []
+        if section.persistent_workers and kind != 'train':
+            yield Problem((*place, 'persistent_workers'), f'{dotted(place)}.persistent_workers is for the training set')
 
 
-def _check_names(opt: dict[str, Any]) -> None:
-    _check_registered('model_type', opt['model_type'], 'model')
-    for key, network in opt.items():
+def _unregistered(read: Read) -> Iterator[Problem]:
+    model = read.opt.get('model_type')
+    if model is not None:
+        yield from _unregistered_type('', {'type': model}, 'model', ('model_type',))
+    for key, network in read.opt.items():
         if str(key).startswith('network_'):
-            _check_registered(f'{key}.type', network.get('type') if isinstance(network, dict) else network, 'arch')
-    for key, dataset in opt['datasets'].items():
-        _check_registered(f'datasets.{key}.type', dataset['type'], 'dataset')
+            yield from _unregistered_type(str(key), network, 'arch')
+    for phase, section in _section(read.opt, 'datasets').items():
+        yield from _unregistered_type(f'datasets.{phase}', section, 'dataset')
 
 
-def _check_registered(key: str, name: Any, kind: str) -> None:
-    known = getattr(registry, f'{kind.upper()}_REGISTRY')
-    if not isinstance(name, str) or name not in known:
-        raise UserError(f'{key}: no {kind} is registered as {name!r}{suggestion(str(name), known.keys())}')
+def _unregistered_type(where: str, section: Any, kind: str, place: Place | None = None) -> Iterator[Problem]:
+    place = place or (*where.split('.'), 'type')
+    if isinstance(section, dict) and section.get('type') is not None and not _registered(section, kind):
+        known = getattr(registry, f'{kind.upper()}_REGISTRY').keys()
+        name = section['type']
+        text = f'is {shown(name)}, but no {kind} of that name is registered{suggestion(str(name), known)}'
+        yield Problem(place, f'{dotted(place)} {text}')
 
 
-def _check_calls(opt: dict[str, Any]) -> None:
-    """Sections that become arguments: BasicSR's metrics swallow unknown keys, and its losses fail late."""
-    for name, section in ((opt.get('val') or {}).get('metrics') or {}).items():
-        where = f'val.metrics.{name}'
+def _registered(section: dict[str, Any], kind: str) -> bool:
+    name = section.get('type')
+    return isinstance(name, str) and name in getattr(registry, f'{kind.upper()}_REGISTRY')
+
+
+# --------------------------------------------------------------------------------------- sections that become arguments
+
+
+def _arguments(read: Read) -> Iterator[Problem]:
+    """BasicSR's metrics swallow unknown keys, and its losses fail late."""
+    for name, section in _section(read.opt, 'val', 'metrics').items():
+        place = ('val', 'metrics', str(name))
         if not isinstance(name, str) or name in ('', *ROW_KEYS):
-            raise UserError(f'{where}: score files have a column of that name already; call the metric otherwise')
-        _check_value(where, section, _SECTION)
-        _check_registered(f'{where}.type', (section or {}).get('type'), 'metric')
-        metric = registry.METRIC_REGISTRY.get(section['type'])
-        _check_arguments(where, section, metric, given=('img', 'img2'), extra=('better',))
-        _check_value(f'{where}.crop_border', section.get('crop_border'), _integer(0))
-        _check_value(f'{where}.test_y_channel', section.get('test_y_channel'), _FLAG)
+            yield Problem(place, f'{dotted(place)}: score files have a column of that name; call the metric otherwise')
+        if isinstance(section, dict):
+            given, extra = ('img', 'img2'), ('better',)
+            yield from _call(place, section, 'metric', given, extra)
     for name in ('pixel_opt', 'perceptual_opt'):
-        section = (opt.get('train') or {}).get(name)
-        if section is not None:
-            _check_registered(f'train.{name}.type', section.get('type'), 'loss')
-            _check_arguments(f'train.{name}', section, registry.LOSS_REGISTRY.get(section['type']))
-            if opt['model_type'] == 'RAMiTModel':  # others may reduce by themselves
-                _check_value(f'train.{name}.reduction', section.get('reduction'), _one_of('mean', 'sum'))
-    optimiser = (opt.get('train') or {}).get('optim_g') or {}
+        if loss := _section(read.opt, 'train', name):
+            yield from _call(('train', name), loss, 'loss')
+    optimiser = _section(read.opt, 'train', 'optim_g')
     if optimiser.get('type') == 'Adam':
-        _check_arguments('train.optim_g', optimiser, torch.optim.Adam, given=('params',))
-        others = {key: value for key, value in optimiser.items() if key not in ('type', 'lr')}
-        try:
-            torch.optim.Adam([torch.zeros(1)], **others)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise UserError(f'train.optim_g: Adam does not take {others} ({error})') from error
+        yield from _adam(('train', 'optim_g'), {k: v for k, v in optimiser.items() if k not in ('type', 'lr')})
 
 
-def _check_arguments(
-    where: str, section: dict[str, Any], target: Any, given: tuple[str, ...] = (), extra: tuple[str, ...] = ()
-) -> None:
+def _call(
+    place: Place, section: dict[str, Any], kind: str, given: tuple[str, ...] = (), extra: tuple[str, ...] = ()
+) -> Iterator[Problem]:
+    at = (*place, 'type')
+    if section.get('type') is None:
+        yield Problem(at, f'{dotted(at)} is missing')
+    elif not _registered(section, kind):
+        yield from _unregistered_type(dotted(place), section, kind, at)
+    else:
+        target = getattr(registry, f'{kind.upper()}_REGISTRY').get(section['type'])
+        yield from _call_arguments(place, section, target, given, ('type', *extra))
+
+
+def _call_arguments(
+    place: Place, section: dict[str, Any], target: Any, given: tuple[str, ...], extra: tuple[str, ...]
+) -> Iterator[Problem]:
     parameters = inspect.signature(target).parameters
     named = {key: p for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key not in given}
     open_ended = len(named) + len([key for key in given if key in parameters]) < len(parameters)
     stock = target.__module__.startswith('basicsr.')
+    known = {*named, *extra}
     if not open_ended or stock:
-        check_keys(section, {'type', *named, *extra}, where)
+        yield from (unknown((*place, str(key)), known) for key in section if key not in known)
     for key, parameter in named.items():
-        if (
-            parameter.default is parameter.empty
-            and parameter.kind is not parameter.VAR_POSITIONAL
-            and (key not in section or (stock and section[key] is None))
-        ):
-            raise UserError(f'{where}: the key {key} is missing')
+        needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+        if needed and (key not in section or (stock and section[key] is None)):
+            yield Problem((*place, key), f'{dotted((*place, key))} is missing')
+
+
+def _adam(place: Place, options: dict[str, Any]) -> Iterator[Problem]:
+    found = list(_call_arguments(place, options, torch.optim.Adam, ('params', 'lr'), ()))
+    yield from found
+    known = {key: value for key, value in options.items() if not any(p.place[-1] == key for p in found)}
+    try:
+        torch.optim.Adam([torch.zeros(1)], **known)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        yield Problem(place, f'{dotted(place)}: Adam does not take {shown(known)} ({error})')
+
+
+# -------------------------------------------------------------------------------- what different sections say together
+
+
+def _machine(read: Read) -> Iterator[Problem]:
+    gpus = read.file.num_gpu
+    if gpus not in (None, 'auto', 0) and not torch.cuda.is_available():
+        yield Problem(('num_gpu',), f'num_gpu is {gpus}, but torch finds no CUDA device here; set num_gpu: auto or 0')
+    for phase, section in read.sets.items():
+        if section.prefetch_mode == 'cuda' and not torch.cuda.is_available():
+            place = ('datasets', phase, 'prefetch_mode')
+            yield Problem(place, f'{dotted(place)} is cuda, but torch finds no CUDA device here; remove it')
+
+
+def _across(read: Read) -> Iterator[Problem]:
+    yield from _scales(read)
+    yield from _channels(read)
+    if read.ours:
+        yield from protocol_problems(read.file, read.sets)
+        if read.training:
+            yield from _stages(read)
+            yield from _best(read)
+            yield from _starts(read)
+
+
+def _scales(read: Read) -> Iterator[Problem]:
+    scale, network = read.file.scale, read.network
+    if network is not None and network.upscale != scale:
+        text = f'scale is {scale}, but network_g.upscale is {network.upscale}; they must agree'
+        yield Problem(('scale',), text, (('network_g', 'upscale'),))
+
+
+def _channels(read: Read) -> Iterator[Problem]:
+    for phase, section in read.sets.items():
+        if read.network is not None and isinstance(section, Restoration):
+            channels = 1 if section.color == 'gray' else 3
+            if channels != read.network.in_chans:
+                text = f'color {section.color} gives {channels} channels, but network_g.in_chans is'
+                reads = (('datasets', phase, 'color'), ('network_g', 'in_chans'))
+                yield Problem(('datasets', phase, 'color'), f'datasets.{phase}: {text} {read.network.in_chans}', reads)
+
+
+def _stages(read: Read) -> Iterator[Problem]:
+    train, section = read.file.train, read.sets.get('train')
+    if not isinstance(train, RAMiTTraining) or train.progressive is None or section is None:
+        return
+    for key in ('batch_size_per_gpu', 'lq_patch_size', 'gt_size'):
+        if key in section.model_fields_set:
+            place = ('datasets', 'train', key)
+            text = 'and train.progressive contradict each other; remove the former'
+            yield Problem(place, f'{dotted(place)} {text}', (('train', 'progressive'),))
+    if section.type is not None and not isinstance(section, Restoration):
+        text = f'does not go with {section.type}, which has one patch size; take one of our data sets'
+        yield Problem(('train', 'progressive'), f'train.progressive {text}', (('datasets', 'train', 'type'),))
+
+
+def _best(read: Read) -> Iterator[Problem]:
+    best = getattr(read.file.logger, 'keep_best', None)
+    if best is None:
+        return
+    dataset, slash, metric = best.rpartition('/')
+    metrics = list(validation_metrics(read.opt)) if _section(read.opt, 'val') else []
+    place, reads = ('logger', 'keep_best'), (('val', 'metrics'), ('val', 'protocol'))
+    if metric not in metrics:
+        yield Problem(
+            place, f'logger.keep_best: {shown(metric)} is no metric of val{suggestion(metric, metrics)}', reads
+        )
+    names = [str(section.name) for phase, section in read.sets.items() if phase.split('_')[0] == 'val']
+    if (slash and dataset not in names) or not names:
+        text = f'logger.keep_best: no validation set is called {shown(dataset)}{suggestion(dataset, names)}'
+        yield Problem(place, text, tuple(('datasets', phase, 'name') for phase in read.sets))
+
+
+def _starts(read: Read) -> Iterator[Problem]:
+    train, paths = read.file.train, read.file.path
+    if not isinstance(train, RAMiTTraining):
+        return
+    if train.warm_start is not None and (paths is None or paths.pretrain_network_g is None):
+        text = 'train.warm_start needs path.pretrain_network_g, the checkpoint to start from'
+        yield Problem(('train', 'warm_start'), text, (('path', 'pretrain_network_g'),))
+    if train.checkpointing and read.network is None:
+        text = 'train.checkpointing is for RAMiT; other networks cannot compute their activations again'
+        yield Problem(('train', 'checkpointing'), text, (('network_g', 'type'),))
+
+
+def _foreign(read: Read) -> Iterator[Problem]:
+    """Keys of ours that another model does not read."""
+    model = read.opt.get('model_type')
+    ours: list[tuple[str, Iterable[str]]] = [('train', ['progressive']), ('val', ['protocol'])]
+    if model == 'SRModel':
+        ours = [
+            ('train', RAMiTTraining.model_fields.keys() - Training.model_fields.keys()),
+            ('val', RAMiTValidation.model_fields.keys() - Validation.model_fields.keys()),
+        ]
+    for name, keys in ours:
+        for key in set(keys) & _section(read.opt, name).keys():
+            if _section(read.opt, name)[key] is not None:
+                place = (name, key)
+                yield Problem(place, f'{dotted(place)}: {model} does not know it; set model_type to RAMiTModel')

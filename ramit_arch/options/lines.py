@@ -1,0 +1,76 @@
+"""Where the values of an option file stand, for messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from ramit_arch.errors import UserError, counted
+from ramit_arch.options.schema import Place, Problem
+
+MERGE = 'tag:yaml.org,2002:merge'  # <<, which takes the keys of another section
+
+
+def refuse(problems: Iterable[Problem], file: str, assignments: list[str]) -> None:
+    """Tell all problems, each with the line where it stands.
+
+    Args:
+        problems: what is wrong, if anything.
+        file: the option file.
+        assignments: those of `--force_yml`.
+
+    Raises:
+        UserError: there are problems.
+    """
+    found = list(problems)
+    if not found:
+        return
+    lines = find_lines(Path(file), assignments)
+    told = [f'{place}: {text}' for place, text in sorted(_told(found, lines), key=lambda told: _order(told[0]))]
+    raise UserError('\n'.join(told if len(told) == 1 else [counted(len(told), 'problem'), *told]))
+
+
+def find_lines(file: Path, assignments: Iterable[str] = ()) -> dict[Place, str]:
+    """`file:line` of every value of an option file that can be loaded, and of its bases; of the file itself at ()."""
+    root = yaml.compose(file.read_text(encoding='utf-8'), yaml.SafeLoader)
+    assert isinstance(root, yaml.MappingNode)
+    lines: dict[Place, str] = {}
+    base = next((value.value for key, value in root.value if key.value == 'base'), None)
+    if base is not None:
+        lines = find_lines(Path(os.path.normpath(file.parent / Path(base).expanduser())))
+    lines[()] = str(file)
+    _walk(root, (), str(file), lines)
+    for assignment in assignments:
+        place: Place = tuple(assignment.partition('=')[0].strip().split(':'))
+        lines = {p: line for p, line in lines.items() if p[: len(place)] != place}
+        lines[place] = f'--force_yml {assignment}'
+    return lines
+
+
+def _walk(node: yaml.Node, place: Place, file: str, lines: dict[Place, str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in sorted(node.value, key=lambda pair: pair[0].tag != MERGE):  # what is merged comes first
+            if key.tag == MERGE:
+                for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    _walk(merged, place, file, lines)
+                continue
+            lines[(*place, key.value)] = f'{file}:{key.start_mark.line + 1}'
+            _walk(value, (*place, key.value), file, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[(*place, i)] = f'{file}:{value.start_mark.line + 1}'
+            _walk(value, (*place, i), file, lines)
+
+
+def _told(problems: list[Problem], lines: dict[Place, str]) -> Iterator[tuple[str, str]]:
+    """Each with the line of its place, or for what is missing of the section that lacks it."""
+    for place, text, _ in problems:
+        yield next(lines[place[:i]] for i in range(len(place), -1, -1) if place[:i] in lines), text
+
+
+def _order(line: str) -> tuple[str, int]:
+    file, _, number = line.rpartition(':')
+    return (file, int(number)) if number.isdecimal() else (line, 0)
