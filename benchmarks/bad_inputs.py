@@ -477,7 +477,7 @@ def verdict(code: int | None, err: str) -> str:
         return 'clear message'
     if 'Traceback' in err or '--traceback shows more' in message or not found or code != 1:
         return 'traceback'
-    listed = re.match(r'\d+ problems?\n', message)  # with a line each
+    listed = re.match(r'.*\b\d+ problems?\b', message)  # with a line each
     return 'clear message' if listed or len(message.strip().splitlines()) <= 2 else 'long message'
 
 

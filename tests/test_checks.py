@@ -70,7 +70,10 @@ def is_list(annotation: object) -> bool:
     return 'list[' in str(annotation) or 'dict[' in str(annotation)
 
 
-OURS = tiny_options(Path('gt'), Path('lq'))
+OURS = tiny_options(Path('gt'), Path('lq'), lr_batch_size=2, lr_rule='linear', warm_start={'iter': 1}, accumulate=2)
+OURS['path']['pretrain_network_g'] = 'net.pth'
+OURS['logger']['keep_best'] = 'tiny_val/psnr'
+OURS['val']['protocol'] = 'SR'
 KEYS = [
     *keys(schema.RAMiTOptionFile),
     *(('datasets', 'train', *key) for key in keys(schema.PairedRestoration) if key[0] not in ('phase', 'scale')),

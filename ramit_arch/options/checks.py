@@ -18,7 +18,7 @@ from basicsr.utils import registry
 from ramit_arch.archs.ramit_arch import contradictions
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.errors import UserError, suggestion
-from ramit_arch.evaluation.protocols import protocol_problems, validation_metrics
+from ramit_arch.evaluation.protocols import protocol_problems, standard_metrics
 from ramit_arch.evaluation.scores import ROW_KEYS
 from ramit_arch.options import FLOAT_AS_TEXT
 from ramit_arch.options.schema import (
@@ -374,7 +374,8 @@ def _best(read: Read) -> Iterator[Problem]:
     if best is None:
         return
     dataset, slash, metric = best.rpartition('/')
-    metrics = list(validation_metrics(read.opt)) if _section(read.opt, 'val') else []
+    val = read.file.val
+    metrics = [*(val.metrics or {}), *standard_metrics(getattr(val, 'protocol', None), read.file.scale)] if val else []
     place, reads = ('logger', 'keep_best'), (('val', 'metrics'), ('val', 'protocol'))
     if metric not in metrics:
         yield Problem(
@@ -401,6 +402,8 @@ def _starts(read: Read) -> Iterator[Problem]:
 def _foreign(read: Read) -> Iterator[Problem]:
     """Keys of ours that another model does not read."""
     model = read.opt.get('model_type')
+    if not _registered({'type': model}, 'model'):
+        return
     ours: list[tuple[str, Iterable[str]]] = [('train', ['progressive']), ('val', ['protocol'])]
     if model == 'SRModel':
         ours = [

@@ -456,7 +456,7 @@ class RAMiTTraining(Training):
     lr_rule: Literal['linear', 'inverse'] | None = None
     """linear, lr * batch / lr_batch_size, which is the default; or inverse, lr * lr_batch_size / batch, as printed."""
     warm_start: WarmStart | None = None
-    """Start from `path.pretrain_network_g`, all but the reconstruction module, which is trained alone at first."""
+    """Start with `path.pretrain_network_g` in all but the reconstruction module, which is trained alone first."""
     accumulate: Count = 1
     """A batch passes in so many parts, with the gradient of the whole: less memory, nothing else changes."""
     grad_clip_norm: Positive | None = None
@@ -464,11 +464,11 @@ class RAMiTTraining(Training):
     bf16: Flag = False
     """bfloat16 autocast; weights stay float32."""
     tf32: Flag | None = None
-    """TF32 for products of float32, on GPUs alone, where it is the default of training."""
+    """Float32 products of a GPU on its TF32 units; by default on in training on a GPU."""
     channels_last: Flag | None = None
-    """Channels-last memory format; the default on GPUs."""
+    """Channels-last memory format; by default on on a GPU."""
     compile: Flag = False
-    """`torch.compile`."""
+    """`torch.compile`: on a CPU of the attentions, for all sizes; on a GPU of the whole network, by size."""
     checkpointing: Flag = False
     """Compute the activations of a block again in the backward pass: less memory, more time."""
 
