@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import BASICSR, options_of_test, run_basicsr, run_torchrun, tiny_options, write_options, write_pairs
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='several processes would need several GPUs')
@@ -91,27 +93,40 @@ def test_without_a_seed_the_processes_agree_on_one(trained: Path) -> None:
     assert all(torch.equal(drawn[name], tensor) for name, tensor in given.items())
 
 
-def test_a_process_that_dies_takes_the_others_down(trained: Path) -> None:
-    changes = ['name=dies', 'train:total_iter=100000', 'logger:save_checkpoint_freq=2', 'logger:keep_checkpoints=2',
-               'val:val_freq=100000']  # fmt: skip
+def started(changes: list[str], folder: Path, file: str = 'train.yml') -> subprocess.Popen[str]:
+    """A training by two processes that goes on."""
     command = [str(BASICSR.with_name('torchrun')), '--standalone', '--nproc_per_node=2', str(BASICSR), 'train', '-opt']
-    process = subprocess.Popen(
-        [*command, 'train.yml', '--launcher', 'pytorch', '--force_yml', *changes],
-        cwd=trained, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    return subprocess.Popen(
+        [*command, file, '--launcher', 'pytorch', '--force_yml', 'train:total_iter=100000', *changes],
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], states: Path, act: Callable[[], None]) -> str:
+    """What a run tells to which something is done once it has saved a state."""
     try:
-        states = trained / 'experiments' / 'dies' / 'training_states'
         deadline = time.monotonic() + 60
         while not list(states.glob('*.state')):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)
-        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
-        os.kill(int(children[-1]), signal.SIGKILL)
-        _, err = process.communicate(timeout=90)
+        act()
+        return process.communicate(timeout=90)[1]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_process_that_dies_takes_the_others_down(trained: Path) -> None:
+    often = ['logger:save_checkpoint_freq=2', 'logger:keep_checkpoints=2', 'val:val_freq=100000']
+    process = started(['name=dies', *often], trained)
+    states = trained / 'experiments' / 'dies' / 'training_states'
+
+    def kill_one() -> None:
+        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+
+    err = ended(process, states, kill_one)
     assert process.returncode == 1
     assert 'error: another process of this run has ended' in err
     assert 'Signal 9 (SIGKILL)' in err  # torchrun's own summary of who died
@@ -120,23 +135,35 @@ def test_a_process_that_dies_takes_the_others_down(trained: Path) -> None:
 
 
 def test_the_processes_stop_together_on_a_signal(trained: Path) -> None:
-    changes = ['name=stops', 'train:total_iter=100000', 'logger:save_checkpoint_freq=100000', 'val:val_freq=100000']
-    command = [str(BASICSR.with_name('torchrun')), '--standalone', '--nproc_per_node=2', str(BASICSR), 'train', '-opt']
-    process = subprocess.Popen(
-        [*command, 'train.yml', '--launcher', 'pytorch', '--force_yml', *changes],
-        cwd=trained, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    lines = []
-    assert process.stderr
-    for line in process.stderr:
-        lines.append(line)
-        if 'l_pix' in line and len([line for line in lines if 'l_pix' in line]) == 2:
-            process.send_signal(signal.SIGTERM)
-    process.wait(90)
+    often = ['logger:save_checkpoint_freq=3', 'logger:keep_checkpoints=1', 'val:val_freq=100000']
+    process = started(['name=stops', *often], trained)
+    states = trained / 'experiments' / 'stops' / 'training_states'
+    err = ended(process, states, lambda: process.send_signal(signal.SIGTERM))
     assert process.returncode != 0
-    assert 'Stopped by SIGTERM after iteration' in ''.join(lines)
-    [state] = (trained / 'experiments' / 'stops' / 'training_states').iterdir()
+    [state] = states.iterdir()
+    assert f'Stopped by SIGTERM after iteration {int(state.stem):,}, which is saved' in err
     torch.load(state, weights_only=True)
+
+
+def test_the_processes_stop_together_in_the_middle_of_a_validation(trained: Path) -> None:
+    opt = yaml.safe_load((trained / 'train.yml').read_text())
+    val = opt['datasets']['val']
+    roots = [{key: val.pop(key) for key in ('dataroot_gt', 'dataroot_lq')}] * 100  # it would take half a minute
+    write_options(trained / 'long.yml', {**opt, 'datasets': {**opt['datasets'], 'val': {**val, 'roots': roots}}})
+    states = trained / 'experiments' / 'cut' / 'training_states'
+
+    def stop_soon() -> None:
+        time.sleep(0.5)  # the state is saved, the validation begins
+        process.send_signal(signal.SIGTERM)
+
+    process = started(
+        ['name=cut', 'val:val_freq=2', 'val:save_img=false', 'logger:save_checkpoint_freq=2'], trained, 'long.yml'
+    )
+    err = ended(process, states, stop_soon)
+    assert process.returncode != 0
+    assert 'Stopped by SIGTERM after iteration 2, which is saved' in err
+    assert torch.load(states / '2.state', weights_only=True)['validated'] == []
+    assert not scores(trained / 'experiments' / 'cut')
 
 
 def test_local_rank_is_taken_in_both_spellings(trained: Path) -> None:
