@@ -168,7 +168,8 @@ def leaves(section: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[st
     return found
 
 
-FREE = ({'name'}, {'datasets'}, {'psnr'})  # names that users choose
+STARTS = [['train', '-opt', 'train.yml', *more] for more in ([], ['--auto_resume'], ['--debug'])]
+STARTS += [['check', '-opt', 'train.yml']]
 ABSURD: list[Any] = [
     -3,
     0.5,
@@ -226,9 +227,9 @@ def bad_options(folder: Path, rng: random.Random) -> Case:
         text = file.read_text()
         done, text = broken_syntax(text, rng)
         file.write_bytes(text)
-        return Case(f'syntax: {done}', ['train', '-opt', 'train.yml'])
+        return Case(f'syntax: {done}', rng.choice(STARTS))
     file.write_text(yaml.safe_dump(opt, sort_keys=False))
-    return Case(done, ['train', '-opt', 'train.yml'])
+    return Case(done, rng.choice(STARTS))
 
 
 def at_place(opt: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]:

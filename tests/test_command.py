@@ -341,6 +341,11 @@ def test_mistakes_in_an_option_file_are_told_in_two_lines(
     assert message in mistake('train', changed(trained, *path, value=value), tmp_path)
 
 
+@pytest.mark.parametrize('flag', ['--auto_resume', '--debug'])
+def test_a_missing_name_is_told_with_flags_that_need_it(flag: str, trained: Path, tmp_path: Path) -> None:
+    assert 'wrong.yml: name is missing' in mistake('train', changed(trained, 'name'), tmp_path, flag)
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [

@@ -43,7 +43,7 @@ def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> 
     refuse([*problems, *checks.missing_files(opt, checkpoints=not continuing)], args.opt, args.force_yml)
     datasets: dict[str, RestorationDataset] = {}
     with _noting(problems, ('num_gpu',)):
-        _look_at_the_place({**opt, **place(opt, args.launcher)}, training)
+        _look_at_the_machine({**opt, **place(opt, args.launcher)}, training, problems)
     for phase in opt['datasets']:
         with _noting(problems, ('datasets', phase)):
             dataset = _build_dataset(opt, phase)
@@ -65,7 +65,8 @@ def _noting(problems: list[Problem], at: Place) -> Iterator[None]:
 
 
 def _has_states(opt: dict[str, Any], debug: bool) -> bool:
-    name = opt['name'] if not debug or opt['name'].startswith('debug') else f'debug_{opt["name"]}'
+    name = str(opt.get('name'))
+    name = name if not debug or name.startswith('debug') else f'debug_{name}'
     return any(Path('experiments', name, 'training_states').glob('*.state'))
 
 
@@ -78,15 +79,17 @@ def place(opt: dict[str, Any], launcher: str) -> dict[str, Any]:
     return {'dist': launcher != 'none', 'world_size': int(size), 'num_gpu': gpus}
 
 
-def _look_at_the_place(opt: dict[str, Any], training: bool) -> None:
-    """Whether this machine and its processes can do what is asked for."""
+def _look_at_the_machine(opt: dict[str, Any], training: bool, problems: list[Problem]) -> None:
+    """Whether it and its processes can do what is asked for."""
     if opt['model_type'] != 'RAMiTModel':
         return
     device = torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu')  # as BasicSR's model chooses it
     for name in ('train', 'val') if training else ('val',):
-        read_compute(opt.get(name) or {}, name, device)
+        with _noting(problems, (name,)):
+            read_compute(opt.get(name) or {}, name, device)
     if training:
-        read_progression(opt)
+        with _noting(problems, ('train', 'progressive')):
+            read_progression(opt)
 
 
 def _build_dataset(opt: dict[str, Any], phase: str) -> RestorationDataset | None:

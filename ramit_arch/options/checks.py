@@ -92,8 +92,8 @@ def check_network(opt: dict[str, Any]) -> list[Problem]:
     if opt['network_g'].get('type') is None:
         return [Problem(('network_g', 'type'), 'network_g.type is missing')]
     network, found = _examine_network(opt)
-    read = Read(opt, file, {}, network, ours=False, training=False)
-    return [*wrong, *found, *_unregistered_type('network_g', opt['network_g'], 'arch'), *_scales(read)]
+    read = Read({'network_g': opt['network_g']}, file, {}, network, ours=False, training=False)
+    return [*wrong, *found, *_unregistered(read), *_scales(read)]
 
 
 def check_running(opt: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ def _examine_sets(opt: dict[str, Any], scale: int) -> tuple[dict[str, Loader], l
             at = (*place, key)
             text = 'is not for a data set to say; BasicSR takes scale from the top of the file'
             wrong.append(Problem(at, f'{dotted(at)} {text}'))
-        kind = registry.DATASET_REGISTRY.get(values['type']) if _registered(values, 'dataset') else object
+        kind = registry.DATASET_REGISTRY.get(values['type']) if _registered(values.get('type'), 'dataset') else object
         if issubclass(kind, RestorationDataset):
             given |= {'phase': place[1].split('_')[0], 'scale': scale}
         sets[place[1]], found = examine(getattr(kind, 'section', OtherData), given, place)
@@ -217,6 +217,8 @@ def _missing(read: Read) -> Iterator[Problem]:
 def _phases(read: Read) -> Iterator[Problem]:
     allowed = ('train', 'val') if read.training else ('test', 'val')
     names: list[str] = []
+    if not read.training and not read.sets:
+        yield Problem(('datasets',), 'datasets has no set to test')
     for phase, section in read.sets.items():
         place = ('datasets', phase)
         kind = phase.split('_')[0]
@@ -231,27 +233,23 @@ def _phases(read: Read) -> Iterator[Problem]:
 
 
 def _unregistered(read: Read) -> Iterator[Problem]:
-    model = read.opt.get('model_type')
-    if model is not None:
-        yield from _unregistered_type('', {'type': model}, 'model', ('model_type',))
-    for key, network in read.opt.items():
-        if str(key).startswith('network_'):
-            yield from _unregistered_type(str(key), network, 'arch')
-    for phase, section in _section(read.opt, 'datasets').items():
-        yield from _unregistered_type(f'datasets.{phase}', section, 'dataset')
+    yield from _unregistered_name(('model_type',), read.opt.get('model_type'), 'model')
+    for key in map(str, read.opt):
+        if key.startswith('network_'):
+            yield from _unregistered_name((key, 'type'), _section(read.opt, key).get('type'), 'arch')
+    for phase in map(str, _section(read.opt, 'datasets')):
+        name = _section(read.opt, 'datasets', phase).get('type')
+        yield from _unregistered_name(('datasets', phase, 'type'), name, 'dataset')
 
 
-def _unregistered_type(where: str, section: Any, kind: str, place: Place | None = None) -> Iterator[Problem]:
-    place = place or (*where.split('.'), 'type')
-    if isinstance(section, dict) and section.get('type') is not None and not _registered(section, kind):
+def _unregistered_name(place: Place, name: Any, kind: str) -> Iterator[Problem]:
+    if name is not None and not _registered(name, kind):
         known = getattr(registry, f'{kind.upper()}_REGISTRY').keys()
-        name = section['type']
         text = f'is {shown(name)}, but no {kind} of that name is registered{suggestion(str(name), known)}'
         yield Problem(place, f'{dotted(place)} {text}')
 
 
-def _registered(section: dict[str, Any], kind: str) -> bool:
-    name = section.get('type')
+def _registered(name: Any, kind: str) -> bool:
     return isinstance(name, str) and name in getattr(registry, f'{kind.upper()}_REGISTRY')
 
 
@@ -281,9 +279,8 @@ def _call(
     at = (*place, 'type')
     if section.get('type') is None:
         yield Problem(at, f'{dotted(at)} is missing')
-    elif not _registered(section, kind):
-        yield from _unregistered_type(dotted(place), section, kind, at)
-    else:
+    yield from _unregistered_name(at, section.get('type'), kind)
+    if _registered(section.get('type'), kind):
         target = getattr(registry, f'{kind.upper()}_REGISTRY').get(section['type'])
         yield from _call_arguments(place, section, target, given, ('type', *extra))
 
@@ -402,7 +399,7 @@ def _starts(read: Read) -> Iterator[Problem]:
 def _foreign(read: Read) -> Iterator[Problem]:
     """Keys of ours that another model does not read."""
     model = read.opt.get('model_type')
-    if not _registered({'type': model}, 'model'):
+    if not _registered(model, 'model'):
         return
     ours: list[tuple[str, Iterable[str]]] = [('train', ['progressive']), ('val', ['protocol'])]
     if model == 'SRModel':
