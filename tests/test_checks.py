@@ -85,7 +85,7 @@ JUNK = st.one_of(
 )
 
 
-def put(opt: dict, place: tuple[str, ...], value: object) -> dict:
+def put(opt: dict, place: tuple, value: object) -> dict:
     """A copy of options with one value changed."""
     opt = copy.deepcopy(opt)
     section = opt
@@ -120,6 +120,13 @@ def test_a_key_that_nothing_reads_is_told_in_every_section(section: tuple[str, .
     place = (*section, 'never_heard_of')
     found = checks.check(put(OURS, place, 1), training=True)
     assert [problem.text for problem in found] == [f'{schema.dotted(place)} is unknown']
+
+
+@pytest.mark.parametrize('section', [(), ('train',), ('datasets', 'train'), ('network_g',), ('val', 'metrics', 'psnr')])
+@pytest.mark.parametrize('key', [1, None, True, 2.5, (1, 2)])
+def test_a_key_that_is_no_text_is_told(section: tuple[str, ...], key: object) -> None:
+    [problem] = checks.check(put(OURS, (*section, key), 1), training=True)
+    assert problem.text == f'{schema.dotted((*section, str(key)))} is unknown'
 
 
 def test_the_schema_has_the_networks_options_and_defaults() -> None:
@@ -213,13 +220,14 @@ def test_lines_are_those_of_the_file_that_says_it(tmp_path: Path) -> None:
     (tmp_path / 'base.yml').write_text('name: a\ntrain:\n  total_iter: 9\n  ema_decay: 2\n  list: [a,\n    b]\n')
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'sub' / 'top.yml').write_text(
-        'base: ../base.yml\n\ncommon: &common\n  warmup_iter: 1\ntrain:\n  <<: *common\n  total_iter: 8\n'
+        'base: ../base.yml\n\ncommon: &common\n  warmup_iter: 1\nmore: &more {warmup_iter: 2}\n'
+        'train:\n  <<: [*common, *more]\n  total_iter: 8\n'
     )
     lines = find_lines(tmp_path / 'sub' / 'top.yml', ['name=b'])
     base, top = tmp_path / 'base.yml', tmp_path / 'sub' / 'top.yml'
     assert lines[('train', 'ema_decay')] == f'{base}:4'
     assert lines[('train', 'list', 1)] == f'{base}:6'
-    assert lines[('train', 'total_iter')] == f'{top}:7'
+    assert lines[('train', 'total_iter')] == f'{top}:8'
     assert lines[('train', 'warmup_iter')] == f'{top}:4'
     assert lines[('name',)] == '--force_yml name=b'
     with pytest.raises(UserError, match=r'base\.yml:4: wrong'):

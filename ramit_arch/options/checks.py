@@ -41,6 +41,7 @@ from ramit_arch.options.schema import (
     rests_on,
     shown,
     unknown,
+    with_names,
 )
 
 
@@ -66,6 +67,7 @@ class Read(NamedTuple):
 
 def check(opt: dict[str, Any], training: bool) -> list[Problem]:
     """Find all that would stop a run, or be ignored by it, and can be seen in the file alone."""
+    opt = with_names(opt)
     ours = opt.get('model_type') == 'RAMiTModel'
     wrong = list(_numbers_as_text(opt))
     file, found = examine(RAMiTOptionFile if ours else OptionFile, opt)

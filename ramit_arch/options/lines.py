@@ -54,7 +54,7 @@ def _walk(node: yaml.Node, place: Place, file: str, lines: dict[Place, str]) -> 
     if isinstance(node, yaml.MappingNode):
         for key, value in sorted(node.value, key=lambda pair: pair[0].tag != MERGE):  # what is merged comes first
             if key.tag == MERGE:
-                for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                for merged in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
                     _walk(merged, place, file, lines)
                 continue
             lines[(*place, key.value)] = f'{file}:{key.start_mark.line + 1}'

@@ -6,7 +6,6 @@ looks at nothing but the values: whether a file, a GPU or a registered class is 
 
 from __future__ import annotations
 
-import copy
 import re
 import types
 from collections.abc import Iterator
@@ -623,6 +622,7 @@ def examine(kind: type[S], values: Any, place: Place = ()) -> tuple[S, list[Prob
     Returns:
         The section, in which what was wrong is missing, and all that is wrong in it.
     """
+    values = with_names(values)
     try:
         section, wrong = kind.model_validate(values), []
     except ValidationError as error:
@@ -643,6 +643,13 @@ def require(kind: type[S], values: Any, where: str) -> S:
     if problems:
         raise UserError(f'{where}: {"; ".join(problem.text for problem in problems)}')
     return section
+
+
+def with_names(values: Any) -> Any:
+    """A copy of options whose keys are all text; YAML has others."""
+    if isinstance(values, dict):
+        return {str(key): with_names(value) for key, value in values.items()}
+    return [with_names(value) for value in values] if isinstance(values, list) else values
 
 
 def rests_on(problem: Problem, wrong: list[Problem]) -> bool:
@@ -695,8 +702,8 @@ def kinds_of(annotation: Any) -> Iterator[type]:
 
 
 def _without(values: Any, places: list[Place]) -> Any:
-    """A copy without these values; of a list, without all of it."""
-    values = copy.deepcopy(values) if isinstance(values, dict) and () not in places else {}
+    """What is left without these values; of a list, without all of it."""
+    values = values if isinstance(values, dict) and () not in places else {}
     for place in places:
         keys = place[: next((i for i, key in enumerate(place) if isinstance(key, int)), len(place))]
         section: Any = values
