@@ -109,7 +109,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         seeds = [opt['manual_seed']]
         torch.distributed.broadcast_object_list(seeds, src=0)
         opt['manual_seed'] = seeds[0]
-    given = [Path(opt['path']['resume_state'])] if opt['path'].get('resume_state') else []
+    given = [Path(opt['path']['resume_state']).expanduser()] if opt['path'].get('resume_state') else []
     found: list[Path] = []
     if opt['auto_resume']:
         states = Path('experiments', opt['name'], 'training_states').glob('*.state')

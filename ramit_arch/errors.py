@@ -10,11 +10,17 @@ class UserError(Exception):
     """What is wrong, where (file, key) and what to do, in one or two lines. The command prints it without traceback."""
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """' (did you mean X?)' for the nearest known word, or nothing."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The nearest known word, if one is near."""
     spelt = {str(name).lower(): name for name in known}
     near = get_close_matches(str(word).lower(), list(spelt), n=1)
-    return f' (did you mean {spelt[near[0]]}?)' if near else ''
+    return spelt[near[0]] if near else None
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' for the nearest known word, or nothing."""
+    near = nearest(word, known)
+    return f' (did you mean {near}?)' if near else ''
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import call_basicsr, tiny_options
+from helpers import call_basicsr, options_of_test, tiny_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,6 +157,113 @@ def test_the_schema_takes_what_the_network_takes(key: str, value: object) -> Non
     else:
         taken = True
     assert (not checks.check_network(opt)) == taken
+
+
+PLAIN = tiny_options(Path('gt'), Path('lq'))
+TEST = options_of_test(PLAIN, 'net.pth')
+ROOT = {'dataroot_gt': 'a', 'dataroot_lq': 'b'}
+SET = 'PairedRestorationDataset'
+STAGES = [{'iter': 4, 'lq_patch_size': 8, 'batch_size': 2}]
+WITHOUT_SIZES = {
+    k: v for k, v in PLAIN['datasets']['train'].items() if k not in ('lq_patch_size', 'batch_size_per_gpu')
+}
+WITHOUT_ROOTS = {k: v for k, v in PLAIN['datasets']['train'].items() if k not in ('dataroot_gt', 'dataroot_lq')}
+
+
+def renamed(opt: dict, place: tuple[str, ...], name: str) -> dict:
+    """A copy of options with one key called otherwise."""
+    opt = copy.deepcopy(opt)
+    section = opt
+    for key in place[:-1]:
+        section = section[key]
+    section[name] = section.pop(place[-1])
+    return opt
+
+
+@pytest.mark.parametrize(('opt', 'messages'), [
+    # a slip of the pen is told once, not what follows from it
+    (renamed(PLAIN, ('datasets', 'train'), 'trian'),
+     ['datasets.trian begins with none of train and val (did you mean train?)']),
+    (renamed(PLAIN, ('train', 'total_iter'), 'total_itr'), ['train.total_itr is unknown (did you mean total_iter?)']),
+    (renamed(put(PLAIN, ('datasets', 'train', 'lq_patch_size'), 16), ('datasets', 'train', 'lq_patch_size'), 'gt_szie'),
+     ['datasets.train.gt_szie is unknown (did you mean gt_size?)']),
+    (put(put(PLAIN, ('datasets', 'train'), WITHOUT_SIZES), ('train', 'progresive'), STAGES),
+     ['train.progresive is unknown (did you mean progressive?)']),
+    (put(put(PLAIN, ('network_g', 'type'), 'RAMIT'), ('train', 'checkpointing'), True),
+     ["network_g.type is 'RAMIT', but no arch of that name is registered (did you mean RAMiT?)"]),
+    (put(PLAIN, ('datasets',), 3), ['datasets is 3; it must be a section with keys of its own']),
+    (put(put(PLAIN, ('model_type',), 'RamitModel'), ('val', 'protcol'), 'SR'),
+     ['val.protcol is unknown (did you mean protocol?)',
+      "model_type is 'RamitModel', but no model of that name is registered (did you mean RAMiTModel?)"]),
+    (put(PLAIN, ('datasets', 'train'), {**WITHOUT_ROOTS, 'roots': [{'dataroot_gt': 'a'}, {**ROOT, 'reapeat': 2}]}),
+     ['datasets.train.roots[1].reapeat is unknown (did you mean repeat?)',
+      'datasets.train.roots[0].dataroot_lq is missing; give a folder or a store']),
+    # what would be ignored
+    (put(PLAIN, ('datasets', 'train_2'), PLAIN['datasets']['train']),
+     ['datasets.train_2 is a second training set; give the first several roots']),
+    (put(PLAIN, ('val',), None), ['val is missing, so that no validation set would be restored or scored']),
+    (put(PLAIN, ('datasets', 'val'), {'name': 'v', 'type': SET, 'roots': [{**ROOT, 'repeat': 3}]}),
+     ['datasets.val.roots[0].repeat is for training; remove it here']),
+    (put(PLAIN, ('datasets', 'val', 'num_worker_per_gpu'), 2),
+     ['datasets.val.num_worker_per_gpu is for training; remove it here']),
+    (put(PLAIN, ('datasets', 'val', 'persistent_workers'), True),
+     ['datasets.val.persistent_workers is for training; remove it here']),
+    (put({**PLAIN, 'model_type': 'SRModel'}, ('logger', 'keep_best'), 'psnr'),
+     ['logger.keep_best: SRModel does not know it; set model_type to RAMiTModel']),
+    # what would end the run later
+    (put(PLAIN, ('network_g', 'mobivari_version'), 2.0), ['network_g.mobivari_version is 2.0; it must be 1 or 2']),
+    (put(PLAIN, ('network_g', 'dim'), 2**50), [f'network_g.dim is {2**50}; it must be a multiple of 16, up to 8192']),
+    (put(PLAIN, ('manual_seed',), 2**32), [f'manual_seed is {2**32}; it must be an integer from 0 to 2,147,483,648']),
+    (put(PLAIN, ('network_g',), {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feats': 64}),
+     ['network_g.num_feats is unknown (did you mean num_feat?)']),
+    (put(PLAIN, ('train', 'pixel_opt'), {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1}}),
+     ['train.pixel_opt: PerceptualLoss is not a loss on pixels']),
+    (put(PLAIN, ('train', 'perceptual_opt'), {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1}}), []),
+    (put(PLAIN, ('train', 'perceptual_opt'), {'type': 'L1Loss'}),
+     ['train.perceptual_opt: L1Loss is not a perceptual loss']),
+    (put(PLAIN, ('train', 'pixel_opt'), {'type': 'CharbonnierLoss', 'eps': 'abc'}),
+     ["train.pixel_opt: CharbonnierLoss fails with these arguments (unsupported operand type(s) for +: 'Tensor' and "
+      "'str')"]),
+    (put(PLAIN, ('val', 'metrics', 'psnr', 'input_order'), 'CWH'),
+     ["val.metrics.psnr.input_order is 'CWH'; it must be 'HWC'"]),
+    (put(PLAIN, ('logger', 'wandb'), {'project': 'mine'}),
+     ['logger.wandb needs logger.use_tb_logger: true, from which it gets its values']),
+    # what is right
+    (put(PLAIN, ('logger', 'wandb'), {'resume_id': '48291e57'}), []),
+    (put(PLAIN, ('train', 'total_iter'), 4.0), []),
+], ids=lambda value: (value or ['fine'])[0][:40] if isinstance(value, list) else '')  # fmt: skip
+def test_a_mistake_is_told_and_not_what_follows_from_it(
+    opt: dict, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
+    assert [problem.text for problem in checks.check(opt, training=True)] == messages
+
+
+@pytest.mark.parametrize(('opt', 'messages'), [
+    ({**TEST, 'train': {'bf16': True}}, []),
+    (put(TEST, ('datasets',), {}), ['datasets has no set to test']),
+    (put(TEST, ('datasets', 'test_s0.5'), ROOT),
+     ['datasets.test_s0.5.name is missing', 'datasets.test_s0.5.type is missing']),
+    ({**TEST, 'scale': 1, 'network_g': {'type': 'RAMiT', 'upscale': 1}, 'val': {'protocol': 'CDN', 'save_img': False},
+      'datasets': {'test': {'name': 'a_sigma25', 'type': 'GaussianDenoisingDataset', 'dataroot_gt': 'a',
+                            'sigma': [0, 50]}}},
+     ['datasets.test.sigma is [0.0, 50.0]; a range is for training, give one level here']),
+    ({**TEST, 'scale': 1, 'network_g': {'type': 'RAMiT', 'upscale': 1},
+      'datasets': {'test': {'name': 'a', 'type': 'GaussianDenoisingDataset', 'dataroot_gt': 'a', 'sigma': ['a', 1]}}},
+     ["datasets.test.sigma is ['a', 1]; it must be a noise level from 0 up, or [low, high]"]),
+])  # fmt: skip
+def test_the_same_in_a_test(opt: dict, messages: list[str]) -> None:
+    assert [problem.text for problem in checks.check(opt, training=False)] == messages
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    ({'betas': [0.9, 0.99, 0.999]}, 'too many values to unpack'),
+    ({'fused': True, 'foreach': True}, '`fused` and `foreach` cannot be `True` together'),
+])  # fmt: skip
+def test_adam_takes_a_step_with_its_arguments(options: dict, message: str) -> None:
+    [problem] = checks.check(put(PLAIN, ('train', 'optim_g'), {'type': 'Adam', 'lr': 0.1, **options}), training=True)
+    assert problem.text.startswith('train.optim_g: Adam does not take')
+    assert message in problem.text
 
 
 MANY = """\

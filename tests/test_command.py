@@ -358,6 +358,8 @@ def test_a_missing_name_is_told_with_flags_that_need_it(flag: str, trained: Path
             'a0: &a0 [1]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]\n' for i in range(1, 12)),
             'wrong.yml: more than 100,000 values with its aliases; refused',
         ),
+        ('name: a\n? [b, c]\n: d\n', 'wrong.yml:2: not plain YAML: a key must be a word'),
+        ('a: &x {<<: *x}\n', 'problems\nwrong.yml: name is missing'),
         ('name: a\nname: b\n', 'wrong.yml:2: not plain YAML: the key name stands twice'),
         ('name: [1, 2\nscale: 3\n', 'wrong.yml:2: not plain YAML'),
         ('name: !!python/object/apply:os.mkdir [experiments]\n', 'wrong.yml:1: not plain YAML'),
@@ -408,8 +410,8 @@ def test_error_in_a_worker_ends_the_run_with_its_own_words(tmp_path: Path) -> No
 
 
 def test_foreign_errors_name_their_place_and_traceback_shows_all(trained: Path, tmp_path: Path) -> None:
-    opt = changed(trained, 'network_g', value={'type': 'MSRResNet', 'no_such_argument': 1})
-    assert "unexpected keyword argument 'no_such_argument'" in (foreign := foreign_error(opt, tmp_path))
+    opt = changed(trained, 'network_g', value={'type': 'MSRResNet', 'upscale': 2, 'num_block': 'x'})
+    assert "'str' object cannot be interpreted as an integer" in (foreign := foreign_error(opt, tmp_path))
     assert 'error: TypeError: ' in foreign
     assert 'Traceback (most recent call last)' in foreign_error(opt, tmp_path, '--traceback')
 
@@ -524,7 +526,7 @@ def test_wrong_plots_are_refused_before_anything_is_measured(
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--repeats', '0'], '--repeats: 0 is not an integer from 1 up'),
-    (['--force_yml', 'scale=800', 'network_g:upscale=800'], 'scale is 800; 1280x720 is divided by at most 16'),
+    (['--force_yml', 'scale=32', 'network_g:upscale=32'], 'scale is 32; 1280x720 is divided by at most 16'),
     (['--force_yml', 'network_g={type: MSRResNet, num_in_ch: 3, num_out_ch: 3, upscale: 4}'],
      'the network makes 2560x1440 of 640x360, not x2'),
     (['--force_yml', 'scale=2 name=a'], 'two assignments in one argument'),

@@ -428,8 +428,8 @@ WRONG = [
     ({'tail_mobivari': -1}, 'tail_mobivari is -1'),
     ({'attn_drop': 1.0}, 'within [0, 1)'),
     ({'drop_path': float('nan')}, 'drop_path is nan'),
-    ({'img_mean': [0.5]}, '3 numbers'),
-    ({'in_chans': 1}, '1 numbers'),
+    ({'img_mean': [0.5]}, 'a list of 3, one number a channel'),
+    ({'in_chans': 1}, 'a list of 1, one number a channel'),
     ({'img_std': [0.2, 0.0, 0.2]}, 'img_std'),
 ]
 

@@ -748,4 +748,4 @@ def contradictions(o: dict) -> Iterator[tuple[str, str, tuple[str, ...]]]:
             yield key, f'a divisor of {widths}, the widths it splits{default}', ('dim', 'expand_groups')
     for key in ('img_mean', 'img_std'):
         if len(o[key]) != o['in_chans']:
-            yield key, f'{o["in_chans"]} numbers, one a channel (in_chans)', ('in_chans',)
+            yield key, f'a list of {o["in_chans"]}, one number a channel (in_chans)', ('in_chans',)

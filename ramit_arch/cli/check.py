@@ -24,7 +24,9 @@ def run(args: argparse.Namespace) -> None:
         UserError: all that is wrong.
     """
     opt = resolve(args, args.opt)
-    training = isinstance(opt.get('datasets'), dict) and 'train' in opt['datasets']
+    datasets = opt.get('datasets')
+    phases = [str(phase) for phase in datasets] if isinstance(datasets, dict) else []
+    training = 'train' in phases or ('train' in opt and not any(phase.startswith('test') for phase in phases))
     datasets = preflight(opt, args, training)
     print(dump(opt))
     print(f'# {args.opt}: a {"training" if training else "test"} that can start.')

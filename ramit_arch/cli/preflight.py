@@ -1,4 +1,4 @@
-"""Everything that can be found wrong before a run starts: BasicSR archives the previous experiment first of all."""
+"""What is found wrong before a run starts: BasicSR archives the previous experiment first of all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from ramit_arch.archs.ramit_arch import RAMiT
+from ramit_arch.compat import read_state
 from ramit_arch.data.progression import read_progression, training_section
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.errors import UserError
@@ -48,7 +49,11 @@ def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> 
         with _noting(problems, ('datasets', phase)):
             dataset = _build_dataset(opt, phase)
             datasets |= {phase: dataset} if dataset else {}
-    if not continuing and not opt['path'].get('resume_state'):
+    state = opt['path'].get('resume_state') if training else None
+    if state is not None and not args.auto_resume:
+        with _noting(problems, ('path', 'resume_state')):
+            read_state(Path(state).expanduser())
+    elif not continuing:
         with _noting(problems, ('path', 'pretrain_network_g')):
             _fit_checkpoint(opt, training)
     refuse(problems, args.opt, args.force_yml)

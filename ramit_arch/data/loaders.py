@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ramit_arch.data.draws import DrawSampler, seed_worker
 from ramit_arch.data.progression import Progression, processes, read_progression, training_section
+from ramit_arch.options import without_nulls
 
 Loaders = tuple[DataLoader, DrawSampler, list[DataLoader], int, int]
 
@@ -45,7 +46,7 @@ def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
         opt: the whole option dictionary; `resumed` in it, if any, holds the `iter` and `epoch` of a training state.
         logger: BasicSR's.
     """
-    section, resumed = training_section(opt), opt.get('resumed') or {'iter': 0, 'epoch': 0}
+    section, resumed = without_nulls(training_section(opt)), opt.get('resumed') or {'iter': 0, 'epoch': 0}
     dataset = build_dataset(section)
     progression = read_progression(opt)
     rank, replicas = (opt['rank'], opt['world_size']) if opt['dist'] else (0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
@@ -23,7 +23,7 @@ from ramit_arch.options.schema import Restoration, require
 Entry = TypeVar('Entry')
 
 
-class RestorationDataset(Dataset, Generic[Entry]):
+class RestorationDataset(Dataset, ABC, Generic[Entry]):
     """Images of one or several roots, one entry an image or pair.
 
     A data set says what its options are, how to find entries, what is wrong with one, and how to make an item of one.

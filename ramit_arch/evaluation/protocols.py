@@ -109,7 +109,7 @@ def _other_images(name: str, protocol: Protocol, section: Restoration) -> Iterat
         yield 'type', f'is {section.type}; val.protocol {name} is {protocol.task}'
     _, suffix, level = str(section.name).partition('_sigma')
     sigma = getattr(section, 'sigma', None)
-    if suffix and level.isdecimal() and sigma not in (None, int(level)):
+    if suffix and level.isdecimal() and isinstance(sigma, float) and sigma != int(level):
         yield 'sigma', f'is {sigma:g}, but the set is called {section.name}'
 
 

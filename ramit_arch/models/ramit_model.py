@@ -24,6 +24,7 @@ from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old
 from ramit_arch.models.compute import enable_checkpointing, read_compute
 from ramit_arch.models.schedule import read_schedule
 from ramit_arch.models.scoring_model import ScoringModel
+from ramit_arch.options import without_nulls
 from ramit_arch.options.checks import check_running
 
 RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
@@ -55,6 +56,7 @@ class RAMiTModel(ScoringModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
+        opt = without_nulls(opt)
         check_running(opt)
         if opt['is_train']:
             self.schedule = read_schedule(opt)

@@ -17,15 +17,17 @@ MAX_VALUES = 100_000  # aliases of aliases can grow without end
 class _Loader(yaml.SafeLoader):
     """Plain data only, and no key twice: YAML would keep the last and drop the others without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and key.tag != 'tag:yaml.org,2002:merge':
-                raise yaml.constructor.ConstructorError(
-                    problem=f'the key {key.value} stands twice in one section', problem_mark=key.start_mark
-                )
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.composer.ComposerError(problem='a key must be a word', problem_mark=key.start_mark)
+            if key.value in seen and key.value != '<<':
+                problem = f'the key {key.value} stands twice in one section'
+                raise yaml.composer.ComposerError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def load(file: str | Path) -> dict[str, Any]:
@@ -42,9 +44,9 @@ def load(file: str | Path) -> dict[str, Any]:
 
 def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     opt = read(file)
-    if 'base' not in opt:
+    base = opt.pop('base', None)
+    if base is None:
         return opt
-    base = opt.pop('base')
     if not isinstance(base, str):
         raise UserError(f'{file}: base is {base!r}; it must be the path of an option file, relative to this one')
     above = (*above, file.resolve())

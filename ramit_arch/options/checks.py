@@ -7,35 +7,41 @@ alone, but for what BasicSR's own loop reads.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.utils import registry
 
 from ramit_arch.archs.ramit_arch import contradictions
 from ramit_arch.data.restoration_dataset import RestorationDataset
-from ramit_arch.errors import UserError, suggestion
+from ramit_arch.errors import UserError, nearest, suggestion
 from ramit_arch.evaluation.protocols import protocol_problems, standard_metrics
 from ramit_arch.evaluation.scores import ROW_KEYS
 from ramit_arch.options import FLOAT_AS_TEXT
 from ramit_arch.options.schema import (
     NEEDED,
+    Examined,
     Loader,
+    Logging,
     OptionFile,
-    OtherData,
     Place,
     Problem,
+    RAMiTLogging,
     RAMiTNetwork,
     RAMiTOptionFile,
     RAMiTPaths,
     RAMiTTraining,
     RAMiTValidation,
     Restoration,
+    StockData,
     Training,
     Validation,
+    Wandb,
     dotted,
     examine,
     rests_on,
@@ -44,20 +50,25 @@ from ramit_arch.options.schema import (
     with_names,
 )
 
+ADDED = frozenset(
+    'dist rank world_size auto_resume is_train root_path resumed running'.split()
+)  # to a running's options
+TEXTS = frozenset('name project resume_id suffix'.split())  # where 12e3 is a good name
 
-class Read(NamedTuple):
+
+class Parsed(NamedTuple):
     """An option file as far as its values are right.
 
     Attributes:
-        opt: all that it says.
-        file: the same as the schema has it.
+        raw: all that it says.
+        file: the same by the schema, without the data sets and the network.
         sets: the data sets by phase.
         network: network_g, if it is a RAMiT.
         ours: whether RAMiTModel reads the file.
         training: whether it trains.
     """
 
-    opt: dict[str, Any]
+    raw: dict[str, Any]
     file: OptionFile
     sets: dict[str, Loader]
     network: RAMiTNetwork | None
@@ -68,34 +79,51 @@ class Read(NamedTuple):
 def check(opt: dict[str, Any], training: bool) -> list[Problem]:
     """Find all that would stop a run, or be ignored by it, and can be seen in the file alone."""
     opt = with_names(opt)
-    ours = opt.get('model_type') == 'RAMiTModel'
-    wrong = list(_numbers_as_text(opt))
-    file, found = examine(RAMiTOptionFile if ours else OptionFile, opt)
-    wrong += found
-    sets, found = _examine_sets(opt, file.scale)
-    wrong += found
-    network, found = _examine_network(opt)
-    wrong += found
-    read = Read(opt, file, sets, network, ours, training)
-    rest = [*_missing(read), *_phases(read), *_unregistered(read), *_arguments(read), *_machine(read)]
-    rest += [*_across(read), *(_foreign(read) if not ours else ())]
-    values = [problem for problem in wrong if not problem.reads]
-    told: dict[Place, Problem] = {}
-    for problem in [*values, *(p for p in [*wrong, *rest] if p not in values and not rests_on(p, values))]:
-        told.setdefault(problem.place, problem)
-    return list(told.values())
+    ours = opt.get('model_type') == 'RAMiTModel' or _means_ours(opt.get('model_type'))
+    file = examine(RAMiTOptionFile if ours else OptionFile, opt)
+    sets = {
+        phase: _examine_set(phase, values, file.section.scale)
+        for phase, values in _section(opt, 'datasets').items()
+        if isinstance(values, dict)
+    }
+    network = _examine_network(opt)
+    examined = [file, *sets.values(), *([network] if network else [])]
+    parsed = Parsed(
+        raw=opt,
+        file=file.section,
+        sets={phase: found.section for phase, found in sets.items()},
+        network=network.section if network else None,
+        ours=ours,
+        training=training,
+    )
+    wrong = {problem.place: problem for found in examined for problem in reversed(found.wrong)}
+    for problem in (*_numbers_as_text(opt), *_unregistered(parsed), *_phases(parsed)):
+        wrong[problem.place] = problem
+    wrong |= {problem.place: problem for problem in _arguments(parsed) if not rests_on(problem, wrong.values())}
+    conflicts = [problem for found in examined for problem in found.conflicts]
+    conflicts += [*_missing(parsed), *_names(parsed), *_machine(parsed), *_across(parsed)]
+    found = [*wrong.values(), *(problem for problem in conflicts if not rests_on(problem, wrong.values()))]
+    return list({(problem.place, problem.text): problem for problem in found}.values())
 
 
 def check_network(opt: dict[str, Any]) -> list[Problem]:
     """The same for network_g and scale alone."""
-    file, wrong = examine(OptionFile, {key: opt[key] for key in ('scale', 'network_g') if key in opt})
     if not isinstance(opt.get('network_g'), dict):
         return [Problem(('network_g',), 'network_g is missing or empty')]
+    opt = with_names({key: opt[key] for key in ('scale', 'network_g') if key in opt})
     if opt['network_g'].get('type') is None:
         return [Problem(('network_g', 'type'), 'network_g.type is missing')]
-    network, found = _examine_network(opt)
-    read = Read({'network_g': opt['network_g']}, file, {}, network, ours=False, training=False)
-    return [*wrong, *found, *_unregistered(read), *_scales(read)]
+    file, network = examine(OptionFile, opt), _examine_network(opt)
+    parsed = Parsed(opt, file.section, {}, network.section if network else None, ours=False, training=False)
+    wrong = [*file.wrong, *(network.wrong if network else ()), *_unregistered(parsed)]
+    conflicts = [*(network.conflicts if network else ()), *_scales(parsed)]
+    return [*wrong, *(problem for problem in conflicts if not rests_on(problem, wrong))]
+
+
+def _means_ours(name: Any) -> bool:
+    """Whether a model that nobody registered is RAMiTModel, misspelt."""
+    models = registry.MODEL_REGISTRY.keys()
+    return isinstance(name, str) and name not in models and nearest(name, models) == 'RAMiTModel'
 
 
 def check_running(opt: dict[str, Any]) -> None:
@@ -104,7 +132,7 @@ def check_running(opt: dict[str, Any]) -> None:
     Raises:
         UserError: all that is wrong.
     """
-    known = {key: value for key, value in opt.items() if key in RAMiTOptionFile.model_fields}
+    known = {key: value for key, value in opt.items() if key not in ADDED}
     known['path'] = {key: value for key, value in opt['path'].items() if key in RAMiTPaths.model_fields}
     known['datasets'] = {
         phase: {key: value for key, value in section.items() if key not in ('phase', 'scale')}
@@ -129,45 +157,49 @@ def missing_files(opt: dict[str, Any], checkpoints: bool) -> Iterator[Problem]:
 # ------------------------------------------------------------------------------------------------------------- values
 
 
-def _examine_sets(opt: dict[str, Any], scale: int) -> tuple[dict[str, Loader], list[Problem]]:
-    sets: dict[str, Loader] = {}
-    wrong: list[Problem] = []
-    for phase, values in _section(opt, 'datasets').items():
-        place = ('datasets', str(phase))
-        if not isinstance(values, dict):
-            text = f'is {shown(values)}; it must be a section with keys of its own'
-            wrong.append(Problem(place, f'{dotted(place)} {text}'))
-            continue
-        given = {key: value for key, value in values.items() if key not in ('scale', 'phase')}
-        for key in values.keys() - given.keys():
-            at = (*place, key)
-            text = 'is not for a data set to say; BasicSR takes scale from the top of the file'
-            wrong.append(Problem(at, f'{dotted(at)} {text}'))
-        kind = registry.DATASET_REGISTRY.get(values['type']) if _registered(values.get('type'), 'dataset') else object
-        if issubclass(kind, RestorationDataset):
-            given |= {'phase': place[1].split('_')[0], 'scale': scale}
-        sets[place[1]], found = examine(getattr(kind, 'section', OtherData), given, place)
-        # The scale is that of the file.
-        wrong += [p._replace(reads=tuple(('scale',) if r[-1] == 'scale' else r for r in p.reads)) for p in found]
-    return sets, wrong
+def _examine_set(phase: str, values: dict[str, Any], scale: int) -> Examined[Any]:
+    place: Place = ('datasets', phase)
+    added = {'phase': _kind(phase) if _kind(phase) in ('train', 'val', 'test') else 'train', 'scale': scale}
+    given = {key: value for key, value in values.items() if key not in added}
+    found = examine(_section_of(values.get('type')), {**given, **added}, place)
+    for key in values.keys() - given.keys():
+        text = 'is not for a data set to say; BasicSR takes scale from the top of the file'
+        found.wrong.append(Problem((*place, key), f'{dotted((*place, key))} {text}'))
+    top: dict[Place, Place] = {(*place, 'scale'): ('scale',)}
+    conflicts = [p._replace(reads=tuple(top.get(other, other) for other in p.reads)) for p in found.conflicts]
+    return found._replace(conflicts=conflicts)
 
 
-def _examine_network(opt: dict[str, Any]) -> tuple[RAMiTNetwork | None, list[Problem]]:
+def _section_of(name: Any) -> type[Loader]:
+    """What a data set of that name reads, as far as we know."""
+    kind: Any = registry.DATASET_REGISTRY.get(name) if _registered(name, 'dataset') else object
+    if issubclass(kind, RestorationDataset):
+        return kind.section
+    return StockData if kind.__module__.startswith('basicsr.') else Loader
+
+
+def _kind(phase: str) -> str:
+    """train, val or test, as BasicSR takes it from val_2."""
+    return phase.split('_')[0]
+
+
+def _examine_network(opt: dict[str, Any]) -> Examined[RAMiTNetwork] | None:
     values = opt.get('network_g')
     if not isinstance(values, dict) or values.get('type') != 'RAMiT':
-        return None, []
-    network, wrong = examine(RAMiTNetwork, values, ('network_g',))
-    found = []
-    for key, allowed, reads in contradictions(network.model_dump()):
+        return None
+    found = examine(RAMiTNetwork, values, ('network_g',))
+    for key, allowed, reads in contradictions(found.section.model_dump()):
         place = ('network_g', key)
-        text = f'{dotted(place)} is {shown(values.get(key))}; it must be {allowed}'
-        found.append(Problem(place, text, tuple(('network_g', other) for other in reads)))
-    return network, [*wrong, *(problem for problem in found if not rests_on(problem, wrong))]
+        text = f'{dotted(place)} is {shown(getattr(found.section, key))}; it must be {allowed}'
+        problem = Problem(place, text, tuple(('network_g', other) for other in reads))
+        if not rests_on(problem, found.wrong):
+            found.conflicts.append(problem)
+    return found
 
 
 def _numbers_as_text(opt: dict[str, Any]) -> Iterator[Problem]:
     for place, value in _leaves(opt):
-        if isinstance(value, str) and FLOAT_AS_TEXT.fullmatch(value):
+        if isinstance(value, str) and FLOAT_AS_TEXT.fullmatch(value) and place[-1] not in TEXTS:
             yield Problem(
                 place, f'{dotted(place)}: YAML reads {value} as text; write {float(value)!r} or !!float {value}'
             )
@@ -195,52 +227,70 @@ def _section(opt: dict[str, Any], *keys: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- what must be there, registered
 
 
-def _missing(read: Read) -> Iterator[Problem]:
+def _missing(parsed: Parsed) -> Iterator[Problem]:
     unless = set()
-    if _section(read.opt, 'train').get('progressive') is not None:
+    if _section(parsed.raw, 'train').get('progressive') is not None:
         unless |= {'datasets.train.batch_size_per_gpu', 'datasets.train.lq_patch_size'}
-    own = isinstance(read.sets.get('train'), Restoration)
-    if not own or _section(read.opt, 'datasets', 'train').get('gt_size') is not None:
+    if not isinstance(parsed.sets.get('train'), Restoration):
         unless |= {'datasets.train.lq_patch_size'}
-    if not read.ours:  # which would score random weights, but that is theirs to say
+    if _section(parsed.raw, 'datasets', 'train').get('gt_size') is not None:
+        unless |= {'datasets.train.lq_patch_size'}
+    if not parsed.ours:  # which would score random weights, but that is theirs to say
         unless |= {'path.pretrain_network_g'}
-    when = ('always', 'to train' if read.training else 'to test')
-    needed = [name for name, cause in NEEDED.items() if cause in when and name not in unless]
-    needed += [f'datasets.{phase}.{key}' for phase in read.sets for key in ('name', 'type')]
-    for name in needed:
-        *above, key = name.split('.')
-        section: Any = read.opt
-        for part in above:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict) and section.get(key) is None:
-            yield Problem((*above, key), f'{name} is missing')
+    when = ('always', 'to train' if parsed.training else 'to test')
+    needed: list[Place] = [tuple(name.split('.')) for name, c in NEEDED.items() if c in when and name not in unless]
+    needed += [('datasets', phase, key) for phase in parsed.sets for key in ('name', 'type')]
+    instead = (('train', 'progressive'), ('datasets', 'train', 'gt_size'))
+    for place in needed:
+        section: Any = parsed.raw
+        for key in place[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get(place[-1]) is None:
+            reads = instead if place[-1] in ('batch_size_per_gpu', 'lq_patch_size') else ()
+            yield Problem(place, f'{dotted(place)} is missing', reads)
+    train = parsed.file.train
+    if isinstance(train, RAMiTTraining) and parsed.training and train.pixel_opt is None and not train.perceptual_opt:
+        text = 'train.pixel_opt is missing; the paper takes {type: L1Loss}'
+        yield Problem(('train', 'pixel_opt'), text, (('train', 'perceptual_opt'),))
 
 
-def _phases(read: Read) -> Iterator[Problem]:
-    allowed = ('train', 'val') if read.training else ('test', 'val')
-    names: list[str] = []
-    if not read.training and not read.sets:
+def _phases(parsed: Parsed) -> Iterator[Problem]:
+    sets = _section(parsed.raw, 'datasets')
+    allowed = ('train', 'val') if parsed.training else ('test', 'val')
+    if not parsed.training and not sets:
         yield Problem(('datasets',), 'datasets has no set to test')
-    for phase, section in read.sets.items():
+    for phase, values in sets.items():
         place = ('datasets', phase)
-        kind = phase.split('_')[0]
-        if kind not in allowed:
-            yield Problem(place, f'{dotted(place)}: the name must begin with {" or ".join(allowed)}')
-        if kind != 'train' and section.name in names and section.name is not None:
-            text = f'is {section.name}, as another set is called; its results would overwrite the other'
-            yield Problem((*place, 'name'), f'{dotted(place)}.name {text}')
-        names += [section.name] if kind != 'train' and section.name else []
-        if section.persistent_workers and kind != 'train':
-            yield Problem((*place, 'persistent_workers'), f'{dotted(place)}.persistent_workers is for the training set')
+        if not isinstance(values, dict):
+            yield Problem(place, f'{dotted(place)} is {shown(values)}; it must be a section with keys of its own')
+        elif _kind(phase) not in allowed:
+            text = f'begins with none of {" and ".join(allowed)}{suggestion(phase, allowed)}'
+            near = nearest(phase, allowed)
+            yield Problem(place, f'{dotted(place)} {text}', meant=None if near is None else ('datasets', near))
+        elif _kind(phase) == 'train' and phase != 'train':
+            yield Problem(place, f'{dotted(place)} is a second training set; give the first several roots')
 
 
-def _unregistered(read: Read) -> Iterator[Problem]:
-    yield from _unregistered_name(('model_type',), read.opt.get('model_type'), 'model')
-    for key in map(str, read.opt):
+def _names(parsed: Parsed) -> Iterator[Problem]:
+    names: list[str] = []
+    for phase, section in parsed.sets.items():
+        place = ('datasets', phase, 'name')
+        if _kind(phase) != 'train' and section.name is not None:
+            if section.name in names:
+                text = f'is {section.name}, as another set is called; its results would overwrite the other'
+                yield Problem(place, f'{dotted(place)} {text}')
+            names.append(section.name)
+    if parsed.training and names and parsed.ours and parsed.raw.get('val') is None:
+        yield Problem(('val',), 'val is missing, so that no validation set would be restored or scored')
+
+
+def _unregistered(parsed: Parsed) -> Iterator[Problem]:
+    yield from _unregistered_name(('model_type',), parsed.raw.get('model_type'), 'model')
+    for key in map(str, parsed.raw):
         if key.startswith('network_'):
-            yield from _unregistered_name((key, 'type'), _section(read.opt, key).get('type'), 'arch')
-    for phase in map(str, _section(read.opt, 'datasets')):
-        name = _section(read.opt, 'datasets', phase).get('type')
+            yield from _unregistered_name((key, 'type'), _section(parsed.raw, key).get('type'), 'arch')
+    for phase in map(str, _section(parsed.raw, 'datasets')):
+        name = _section(parsed.raw, 'datasets', phase).get('type')
         yield from _unregistered_name(('datasets', phase, 'type'), name, 'dataset')
 
 
@@ -258,21 +308,26 @@ def _registered(name: Any, kind: str) -> bool:
 # --------------------------------------------------------------------------------------- sections that become arguments
 
 
-def _arguments(read: Read) -> Iterator[Problem]:
+def _arguments(parsed: Parsed) -> Iterator[Problem]:
     """BasicSR's metrics swallow unknown keys, and its losses fail late."""
-    for name, section in _section(read.opt, 'val', 'metrics').items():
+    for name, section in _section(parsed.raw, 'val', 'metrics').items():
         place = ('val', 'metrics', str(name))
         if not isinstance(name, str) or name in ('', *ROW_KEYS):
             yield Problem(place, f'{dotted(place)}: score files have a column of that name; call the metric otherwise')
         if isinstance(section, dict):
-            given, extra = ('img', 'img2'), ('better',)
-            yield from _call(place, section, 'metric', given, extra)
+            yield from _call(place, section, 'metric', given=('img', 'img2'), extra=('better',))
     for name in ('pixel_opt', 'perceptual_opt'):
-        if loss := _section(read.opt, 'train', name):
-            yield from _call(('train', name), loss, 'loss')
-    optimiser = _section(read.opt, 'train', 'optim_g')
+        if loss := _section(parsed.raw, 'train', name):
+            problems = list(_call(('train', name), loss, 'loss'))
+            yield from problems or (_loss(('train', name), loss) if parsed.ours else ())
+    network = _section(parsed.raw, 'network_g')
+    if parsed.network is None and _registered(network.get('type'), 'arch'):
+        yield from _call(('network_g',), network, 'arch')
+    optimiser = _section(parsed.raw, 'train', 'optim_g')
     if optimiser.get('type') == 'Adam':
-        yield from _adam(('train', 'optim_g'), {k: v for k, v in optimiser.items() if k not in ('type', 'lr')})
+        device = 'cuda' if torch.cuda.is_available() and parsed.file.num_gpu != 0 else 'cpu'
+        given = {key: value for key, value in optimiser.items() if key not in ('type', 'lr')}
+        yield from _adam(('train', 'optim_g'), given, device)
 
 
 def _call(
@@ -303,59 +358,95 @@ def _call_arguments(
             yield Problem((*place, key), f'{dotted((*place, key))} is missing')
 
 
-def _adam(place: Place, options: dict[str, Any]) -> Iterator[Problem]:
+def _loss(place: tuple[str, str], section: dict[str, Any]) -> Iterator[Problem]:
+    """Whether a loss of BasicSR's takes its arguments and two images, and gives what the model expects."""
+    kind = registry.LOSS_REGISTRY.get(section['type'])
+    perceptual = issubclass(kind, PerceptualLoss) if inspect.isclass(kind) else False
+    if not kind.__module__.startswith('basicsr.') or (perceptual and place[-1] == 'perceptual_opt'):
+        return  # whose weights would have to be downloaded
+    expected = {'pixel_opt': 'a loss on pixels', 'perceptual_opt': 'a perceptual loss'}[place[-1]]
+    images = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    text = f'{dotted(place)}: {section["type"]}'
+    if perceptual or place[-1] == 'perceptual_opt':
+        yield Problem(place, f'{text} is not {expected}')
+        return
+    try:
+        value = kind(**{key: value for key, value in section.items() if key != 'type'})(*images)
+    except Exception as error:  # whatever it is, the training would end by it
+        yield Problem(place, f'{text} fails with these arguments ({_told(error)})')
+    else:
+        if not isinstance(value, torch.Tensor) or value.dim() != 0:
+            yield Problem(place, f'{text} is not {expected}')
+
+
+def _adam(place: Place, options: dict[str, Any], device: str) -> Iterator[Problem]:
+    """Whether Adam takes its arguments, and a step with them."""
     found = list(_call_arguments(place, options, torch.optim.Adam, ('params', 'lr'), ()))
     yield from found
     known = {key: value for key, value in options.items() if not any(p.place[-1] == key for p in found)}
+    parameter = torch.zeros(1, requires_grad=True, device=device)
+    parameter.grad = torch.ones_like(parameter)
     try:
-        torch.optim.Adam([torch.zeros(1)], **known)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        yield Problem(place, f'{dotted(place)}: Adam does not take {shown(known)} ({error})')
+        torch.optim.Adam([parameter], **known).step()
+    except Exception as error:  # as above
+        yield Problem(place, f'{dotted(place)}: Adam does not take {shown(known)} ({_told(error)})')
+
+
+def _told(error: Exception) -> str:
+    """What another package's error says, in a line."""
+    return (str(error).strip().partition('\n')[0] or type(error).__name__)[:200]
 
 
 # -------------------------------------------------------------------------------- what different sections say together
 
 
-def _machine(read: Read) -> Iterator[Problem]:
-    gpus = read.file.num_gpu
+def _machine(parsed: Parsed) -> Iterator[Problem]:
+    wandb = getattr(parsed.file.logger, 'wandb', None)
+    if isinstance(wandb, Wandb) and wandb.project is not None and importlib.util.find_spec('wandb') is None:
+        yield Problem(('logger', 'wandb'), 'logger.wandb needs a package that is not there: pip install wandb')
+    gpus = parsed.file.num_gpu
     if gpus not in (None, 'auto', 0) and not torch.cuda.is_available():
         yield Problem(('num_gpu',), f'num_gpu is {gpus}, but torch finds no CUDA device here; set num_gpu: auto or 0')
-    for phase, section in read.sets.items():
+    for phase, section in parsed.sets.items():
         if section.prefetch_mode == 'cuda' and not torch.cuda.is_available():
             place = ('datasets', phase, 'prefetch_mode')
             yield Problem(place, f'{dotted(place)} is cuda, but torch finds no CUDA device here; remove it')
 
 
-def _across(read: Read) -> Iterator[Problem]:
-    yield from _scales(read)
-    yield from _channels(read)
-    if read.ours:
-        yield from protocol_problems(read.file, read.sets)
-        if read.training:
-            yield from _stages(read)
-            yield from _best(read)
-            yield from _starts(read)
+def _across(parsed: Parsed) -> Iterator[Problem]:
+    yield from _scales(parsed)
+    yield from _channels(parsed)
+    if not parsed.ours:
+        yield from _foreign(parsed)
+    else:
+        yield from protocol_problems(parsed.file, parsed.sets)
+        if parsed.training:
+            yield from _stages(parsed)
+            yield from _best(parsed)
+            yield from _starts(parsed)
 
 
-def _scales(read: Read) -> Iterator[Problem]:
-    scale, network = read.file.scale, read.network
+def _scales(parsed: Parsed) -> Iterator[Problem]:
+    scale, network = parsed.file.scale, parsed.network
     if network is not None and network.upscale != scale:
         text = f'scale is {scale}, but network_g.upscale is {network.upscale}; they must agree'
         yield Problem(('scale',), text, (('network_g', 'upscale'),))
 
 
-def _channels(read: Read) -> Iterator[Problem]:
-    for phase, section in read.sets.items():
-        if read.network is not None and isinstance(section, Restoration):
+def _channels(parsed: Parsed) -> Iterator[Problem]:
+    for phase, section in parsed.sets.items():
+        if parsed.network is not None and isinstance(section, Restoration):
             channels = 1 if section.color == 'gray' else 3
-            if channels != read.network.in_chans:
+            if channels != parsed.network.in_chans:
                 text = f'color {section.color} gives {channels} channels, but network_g.in_chans is'
                 reads = (('datasets', phase, 'color'), ('network_g', 'in_chans'))
-                yield Problem(('datasets', phase, 'color'), f'datasets.{phase}: {text} {read.network.in_chans}', reads)
+                yield Problem(
+                    ('datasets', phase, 'color'), f'datasets.{phase}: {text} {parsed.network.in_chans}', reads
+                )
 
 
-def _stages(read: Read) -> Iterator[Problem]:
-    train, section = read.file.train, read.sets.get('train')
+def _stages(parsed: Parsed) -> Iterator[Problem]:
+    train, section = parsed.file.train, parsed.sets.get('train')
     if not isinstance(train, RAMiTTraining) or train.progressive is None or section is None:
         return
     for key in ('batch_size_per_gpu', 'lq_patch_size', 'gt_size'):
@@ -368,39 +459,41 @@ def _stages(read: Read) -> Iterator[Problem]:
         yield Problem(('train', 'progressive'), f'train.progressive {text}', (('datasets', 'train', 'type'),))
 
 
-def _best(read: Read) -> Iterator[Problem]:
-    best = getattr(read.file.logger, 'keep_best', None)
+def _best(parsed: Parsed) -> Iterator[Problem]:
+    best = getattr(parsed.file.logger, 'keep_best', None)
     if best is None:
         return
     dataset, slash, metric = best.rpartition('/')
-    val = read.file.val
-    metrics = [*(val.metrics or {}), *standard_metrics(getattr(val, 'protocol', None), read.file.scale)] if val else []
+    val = parsed.file.val
+    metrics = (
+        [*(val.metrics or {}), *standard_metrics(getattr(val, 'protocol', None), parsed.file.scale)] if val else []
+    )
     place, reads = ('logger', 'keep_best'), (('val', 'metrics'), ('val', 'protocol'))
     if metric not in metrics:
         yield Problem(
             place, f'logger.keep_best: {shown(metric)} is no metric of val{suggestion(metric, metrics)}', reads
         )
-    names = [str(section.name) for phase, section in read.sets.items() if phase.split('_')[0] == 'val']
+    names = [str(section.name) for phase, section in parsed.sets.items() if phase.split('_')[0] == 'val']
     if (slash and dataset not in names) or not names:
         text = f'logger.keep_best: no validation set is called {shown(dataset)}{suggestion(dataset, names)}'
-        yield Problem(place, text, tuple(('datasets', phase, 'name') for phase in read.sets))
+        yield Problem(place, text, tuple(('datasets', phase, 'name') for phase in parsed.sets))
 
 
-def _starts(read: Read) -> Iterator[Problem]:
-    train, paths = read.file.train, read.file.path
+def _starts(parsed: Parsed) -> Iterator[Problem]:
+    train, paths = parsed.file.train, parsed.file.path
     if not isinstance(train, RAMiTTraining):
         return
     if train.warm_start is not None and (paths is None or paths.pretrain_network_g is None):
         text = 'train.warm_start needs path.pretrain_network_g, the checkpoint to start from'
         yield Problem(('train', 'warm_start'), text, (('path', 'pretrain_network_g'),))
-    if train.checkpointing and read.network is None:
+    if train.checkpointing and parsed.network is None:
         text = 'train.checkpointing is for RAMiT; other networks cannot compute their activations again'
         yield Problem(('train', 'checkpointing'), text, (('network_g', 'type'),))
 
 
-def _foreign(read: Read) -> Iterator[Problem]:
+def _foreign(parsed: Parsed) -> Iterator[Problem]:
     """Keys of ours that another model does not read."""
-    model = read.opt.get('model_type')
+    model = parsed.raw.get('model_type')
     if not _registered(model, 'model'):
         return
     ours: list[tuple[str, Iterable[str]]] = [('train', ['progressive']), ('val', ['protocol'])]
@@ -408,9 +501,10 @@ def _foreign(read: Read) -> Iterator[Problem]:
         ours = [
             ('train', RAMiTTraining.model_fields.keys() - Training.model_fields.keys()),
             ('val', RAMiTValidation.model_fields.keys() - Validation.model_fields.keys()),
+            ('logger', RAMiTLogging.model_fields.keys() - Logging.model_fields.keys()),
         ]
     for name, keys in ours:
-        for key in set(keys) & _section(read.opt, name).keys():
-            if _section(read.opt, name)[key] is not None:
+        for key in set(keys) & _section(parsed.raw, name).keys():
+            if _section(parsed.raw, name)[key] is not None:
                 place = (name, key)
                 yield Problem(place, f'{dotted(place)}: {model} does not know it; set model_type to RAMiTModel')

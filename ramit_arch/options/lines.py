@@ -28,7 +28,10 @@ def refuse(problems: Iterable[Problem], file: str, assignments: list[str]) -> No
     found = list(problems)
     if not found:
         return
-    lines = find_lines(Path(file), assignments)
+    try:
+        lines = find_lines(Path(file), assignments)
+    except RecursionError:  # a section that is merged into itself
+        lines = {(): file}
     told = [f'{place}: {text}' for place, text in sorted(_told(found, lines), key=lambda told: _order(told[0]))]
     raise UserError('\n'.join(told if len(told) == 1 else [counted(len(told), 'problem'), *told]))
 
@@ -38,8 +41,8 @@ def find_lines(file: Path, assignments: Iterable[str] = ()) -> dict[Place, str]:
     root = yaml.compose(file.read_text(encoding='utf-8'), yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
     lines: dict[Place, str] = {}
-    base = next((value.value for key, value in root.value if key.value == 'base'), None)
-    if base is not None:
+    base = next((value.value for key, value in root.value if key.value == 'base'), '~')
+    if base not in ('', '~', 'null'):
         lines = find_lines(Path(os.path.normpath(file.parent / Path(base).expanduser())))
     lines[()] = str(file)
     _walk(root, (), str(file), lines)
@@ -67,8 +70,9 @@ def _walk(node: yaml.Node, place: Place, file: str, lines: dict[Place, str]) -> 
 
 def _told(problems: list[Problem], lines: dict[Place, str]) -> Iterator[tuple[str, str]]:
     """Each with the line of its place, or for what is missing of the section that lacks it."""
-    for place, text, _ in problems:
-        yield next(lines[place[:i]] for i in range(len(place), -1, -1) if place[:i] in lines), text
+    for problem in problems:
+        place = problem.place
+        yield next(lines[place[:i]] for i in range(len(place), -1, -1) if place[:i] in lines), problem.text
 
 
 def _order(line: str) -> tuple[str, int]:

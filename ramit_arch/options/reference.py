@@ -44,8 +44,8 @@ Made of `ramit_arch/options/schema.py` by `make reference`; a test keeps both al
 
 All keys of an option file with `model_type: RAMiTModel`, those of BasicSR's that it reads among them. A key without a
 value (`~`) means what a missing key means. `basicsr check -opt FILE` tells all that is wrong with a file, line by line,
-and what its run would be. Of files for other models only what BasicSR's own loop reads is checked, and our data sets
-and network where they are used.
+and what its run would be. Of files for other models only what BasicSR's own loop and data sets read is checked, and
+our data sets and network where they are used.
 
 `base: FILE` at the top names a file, relative to this one, on which it stands: sections are merged key by key, a list
 or a plain value replaces that of the base, and `~` removes it.
@@ -54,6 +54,9 @@ Editors that know JSON Schema complete and check these files by `docs/options.sc
 the extension of Red Hat, in `settings.json`:
 
     "yaml.schemas": {"docs/options.schema.json": "options/**/*.yml"}
+
+They do not follow `base`: there a file is checked in full if it repeats `model_type`, and the `type` of its network
+and sets.
 """
 
 
@@ -74,7 +77,7 @@ def _rows(kind: type[Section], place: str, prefix: str, skip: set[str]) -> Itera
         if field.exclude or key in skip:
             continue
         inner = next((k for k in kinds_of(field.annotation) if issubclass(k, Section)), None)
-        cause = schema.NEEDED.get(f'{place}{prefix}{key}', 'always' if (place, key) in NAMED else None)
+        cause = schema.NEEDED.get(f'{place}{prefix}{key}', 'always' if not prefix and (place, key) in NAMED else None)
         default = 'needed' if cause == 'always' else f'needed {cause}' if cause else _default(field, inner)
         text = (field.description or '').replace('|', '\\|')
         yield f'| `{prefix}{key}` | {_words(field, inner)} | {default} | {text} |'
@@ -122,20 +125,20 @@ def _default(field: FieldInfo, inner: Any) -> str:
 def json_schema() -> dict[str, Any]:
     """A JSON Schema of option files (draft 7)."""
     files: list[type[Section]] = [schema.OptionFile, schema.RAMiTOptionFile]
-    kinds: list[type[Section]] = [*files, schema.OtherData, *DATA_SETS.values(), schema.RAMiTNetwork]
+    kinds: list[type[Section]] = [*files, schema.Loader, *DATA_SETS.values(), schema.RAMiTNetwork]
     definitions = models_json_schema([(kind, 'validation') for kind in kinds])[1]['$defs']
     for definition in definitions.values():
         definition['properties'] = {
             key: _property(value) for key, value in definition['properties'].items() if key not in ('phase',)
         }
-    for data_set in DATA_SETS.values():
-        del definitions[data_set.__name__]['properties']['scale']
+    for name in ('Loader', *(data_set.__name__ for data_set in DATA_SETS.values())):
+        del definitions[name]['properties']['scale']
     for kind in files:
         properties = definitions[kind.__name__]['properties']
         properties['base'] = {'type': 'string', 'description': 'An option file on which this one stands.'}
-        properties['network_g'] = _by_type({'RAMiT': schema.RAMiTNetwork}, {'type': 'object'})
-        one = _by_type(DATA_SETS, _ref(schema.OtherData))
-        properties['datasets'] = {'type': 'object', 'additionalProperties': one}
+        properties['network_g'] = _or_null(_by_type({'RAMiT': schema.RAMiTNetwork}, {}))
+        one = _by_type(DATA_SETS, _ref(schema.Loader))
+        properties['datasets'] = _or_null({'additionalProperties': _or_null(one)})
     return {
         '$schema': 'http://json-schema.org/draft-07/schema#',
         'title': 'Option file of RAMiT for BasicSR',
@@ -159,14 +162,22 @@ def _by_type(kinds: dict[str, Any], otherwise: dict[str, Any]) -> dict[str, Any]
     return otherwise
 
 
+def _or_null(section: dict[str, Any]) -> dict[str, Any]:
+    """A section or null. Of an anyOf, editors would say no more than that none fits."""
+    return {'if': {'type': 'object'}, 'then': section, 'else': {'type': 'null'}}
+
+
 def _property(value: dict[str, Any]) -> dict[str, Any]:
     """Without a title, which only repeats the key, and null, which means that the key is not there."""
     told = {key: value[key] for key in ('description', 'default') if value.get(key) is not None}
     rule = {key: part for key, part in value.items() if key not in ('title', 'description', 'default')}
-    if 'type' in rule and isinstance(rule['type'], str) and 'enum' not in rule and 'const' not in rule:
-        return {**told, **rule, 'type': [rule['type'], 'null']}
-    choices = rule.get('anyOf', [rule])
-    return {**told, 'anyOf': [*choices, *([{'type': 'null'}] if {'type': 'null'} not in choices else [])]}
+    choices = [part for part in rule.get('anyOf', [rule]) if part != {'type': 'null'}]
+    [*others, last] = choices
+    if not others and '$ref' in last:
+        return {**told, **_or_null(last)}
+    if not others and isinstance(last.get('type'), str) and 'enum' not in last and 'const' not in last:
+        return {**told, **last, 'type': [last['type'], 'null']}
+    return {**told, 'anyOf': [*choices, {'type': 'null'}]}
 
 
 def main(folder: Path) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from ramit_arch.errors import UserError, suggestion
+from ramit_arch.errors import UserError, nearest, suggestion
 
 Place = tuple[str | int, ...]  # the keys and list positions that lead to a value in a file
 
@@ -35,15 +36,17 @@ class Problem(NamedTuple):
         place: where.
         text: what, and what to do, in a line that names the place.
         reads: the places on whose values it depends besides; where one is wrong itself, this is not known.
+        meant: where an unknown key should probably stand.
     """
 
     place: Place
     text: str
     reads: tuple[Place, ...] = ()
+    meant: Place | None = None
 
 
-# In a section: the key, with dots from one further down; the rest of the sentence; the other keys on which it depends.
-Conflict = tuple[str, str, tuple[str, ...]]
+# In a section: the key, or the keys to one further down; the rest of the sentence; other keys on which it depends.
+Conflict = tuple[str | Place, str, tuple[str, ...]]
 
 
 def dotted(place: Place) -> str:
@@ -76,32 +79,43 @@ def _whole(value: Any) -> Any:
 
 
 def _range(levels: Any) -> Any:
+    """Seen after each level is."""
     if isinstance(levels, list) and levels != sorted(levels):
         raise ValueError
     return levels
 
 
+def _integer(value: Any) -> Any:
+    """A Literal takes True and 1.0 for 1."""
+    if type(value) is not int:
+        raise ValueError
+    return value
+
+
 MOST = 2**53  # no number of anything, but a slip
 
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**31), Kind('an integer from 0 to 2,147,483,648')]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535), Kind('a port, from 1 to 65535')]
 Count = Annotated[int, Field(strict=True, ge=1, le=MOST), Kind('an integer from 1 up')]
 Natural = Annotated[int, Field(strict=True, ge=0, le=MOST), Kind('an integer from 0 up')]
 Steps = Annotated[int, Field(strict=True, ge=1, le=MOST), BeforeValidator(_whole), Kind('an integer from 1 up')]
 Flag = Annotated[bool, Field(strict=True), Kind('true or false')]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False), Kind('a number')]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), Kind('a positive number')]
+Factor = Annotated[float, Field(strict=True, gt=0, le=1000), Kind('a positive number, up to 1000')]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1), Kind('a number from 0 to below 1')]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1), Kind('a number from 0 to 1')]
 Text = Annotated[str, Field(strict=True, min_length=1), Kind('text')]
 Name = Annotated[
     str,
-    Field(strict=True, pattern=r'^[^/\\\x00-\x1f\x7f]*[^/\\\x00-\x1f\x7f .][^/\\\x00-\x1f\x7f]*$'),
-    Kind('a name for files and folders, without slashes'),
+    Field(strict=True, max_length=200, pattern=r'^[^/\\\x00-\x1f\x7f]*[^/\\\x00-\x1f\x7f .][^/\\\x00-\x1f\x7f]*$'),
+    Kind('a name for files and folders, without slashes, of up to 200 characters'),
 ]
 Devices = Annotated[Literal['auto'] | Natural, Kind('auto or a number, 0 for the CPU')]
-Iterations = Annotated[
-    list[Annotated[int, Field(strict=True, ge=0), BeforeValidator(_whole)]], Kind('a list of iterations')
-]
-Stages = Annotated[list[Count], Field(min_length=4, max_length=4), Kind('four integers from 1 up, one a stage')]
+Milestone = Annotated[int, Field(strict=True, ge=0, le=MOST), BeforeValidator(_whole), Kind('an integer from 0 up')]
+Iterations = Annotated[list[Milestone], Kind('a list of iterations')]
+Few = Annotated[int, Field(strict=True, ge=1, le=1000)]
+Stages = Annotated[list[Few], Field(min_length=4, max_length=4), Kind('four integers from 1 to 1000, one a stage')]
 Channels = Annotated[list[Number], Field(min_length=1, max_length=3), Kind('a list of numbers, one a channel')]
 Template = Annotated[
     str, Field(strict=True, pattern=r'^[^{}]*\{\}[^{}]*$'), Kind("text that holds {} once, as in '{}x2'")
@@ -109,7 +123,7 @@ Template = Annotated[
 Level = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Sigma = Annotated[
     Level | Annotated[list[Level], Field(min_length=2, max_length=2)],
-    BeforeValidator(_range),
+    AfterValidator(_range),
     Kind('a noise level from 0 up, or [low, high]'),
 ]
 WarmUp = Annotated[
@@ -153,7 +167,13 @@ class Backend(OwnSection):
 
 
 class Loader(Section):
-    """What BasicSR's loop and loaders read of any data set."""
+    """What BasicSR's loop and loaders read of any data set.
+
+    BasicSR adds `phase` and the file's `scale` to what a data set gets.
+    """
+
+    phase: Annotated[Literal['train', 'val', 'test'], Field(exclude=True)] = 'train'
+    scale: Annotated[Count, Field(exclude=True)] = 1
 
     name: Name | None = None
     """The set's name in logs, folders and score files."""
@@ -177,12 +197,17 @@ class Loader(Section):
     """Stands in BasicSR's files; nothing reads it: training sets are shuffled, others are not."""
 
     def conflicts(self) -> Iterator[Conflict]:
-        if self.persistent_workers and not self.num_worker_per_gpu:
+        if self.phase != 'train':
+            if self.persistent_workers:
+                yield 'persistent_workers', 'is for training; remove it here', ()
+        elif self.persistent_workers and not self.num_worker_per_gpu:
             yield 'persistent_workers', 'needs num_worker_per_gpu from 1 up', ('num_worker_per_gpu',)
+        elif self.prefetch_mode == 'cuda' and not self.pin_memory:
+            yield 'prefetch_mode', 'is cuda, which needs pin_memory: true', ('pin_memory',)
 
 
-class OtherData(Loader):
-    """A data set of another project, with the keys that most of BasicSR's know."""
+class StockData(Loader):
+    """One of BasicSR's own data sets, with the keys that most of them know."""
 
     dataroot_gt: Text | None = None
     dataroot_lq: Text | None = None
@@ -198,7 +223,7 @@ class Root(OwnSection):
     """One of several roots of a data set; what it leaves out is taken from the set."""
 
     dataroot_gt: Text | None = None
-    """A folder, LMDB or raw store of high-quality images."""
+    """A folder, LMDB or raw store of high-quality images. Needed, here or in `roots`."""
     meta_info_file: Text | None = None
     """Text file with the GT file names, one a line. With `io_backend: {type: disk}` only."""
     repeat: Positive = 1
@@ -207,12 +232,15 @@ class Root(OwnSection):
 
 class PairedRoot(Root):
     dataroot_lq: Text | None = None
-    """A folder, LMDB or raw store of low-quality images."""
+    """A folder, LMDB or raw store of low-quality images. Needed, here or in `roots`."""
     filename_tmpl: Template = '{}'
     """LQ name from the GT name, both without suffix: '{}x2' finds babyx2.png for baby.png."""
 
 
-_FOR_TRAINING = 'lq_patch_size gt_size use_hflip use_rot dataset_enlarge_ratio prefetch_mode repeat'.split()
+_FOR_TRAINING = (
+    'lq_patch_size gt_size use_hflip use_rot repeat batch_size_per_gpu num_worker_per_gpu dataset_enlarge_ratio '
+    'prefetch_mode num_prefetch_queue'
+).split()
 
 
 class Restoration(Root, Loader):
@@ -221,7 +249,8 @@ class Restoration(Root, Loader):
     model_config = ConfigDict(extra='forbid')
 
     roots: Annotated[list[Root], Field(min_length=1)] | None = None
-    """Instead of one root several in one set, a section each."""
+    """Instead of one root several in one set: a list of sections with `dataroot_gt` and, if they differ from those of
+    the set, `dataroot_lq`, `filename_tmpl`, `meta_info_file` and `repeat`."""
     io_backend: Backend = Backend()
     """How the roots are stored."""
     color: Literal['rgb', 'gray'] = 'rgb'
@@ -234,8 +263,6 @@ class Restoration(Root, Loader):
     """Random horizontal flips. Training."""
     use_rot: Flag = True
     """Random rotations by quarter turns, which includes vertical flips. Training."""
-    phase: Annotated[str, Field(exclude=True)] = 'train'  # BasicSR adds both to what a data set gets
-    scale: Annotated[Count, Field(exclude=True)] = 1
 
     def conflicts(self) -> Iterator[Conflict]:
         given, training = self.model_fields_set, self.phase == 'train'
@@ -243,6 +270,9 @@ class Restoration(Root, Loader):
         for key in _FOR_TRAINING if not training else ():
             if key in given and not (key == 'repeat' and self.repeat == 1):
                 yield key, 'is for training; remove it here', ()
+        for i, root in enumerate(self.roots or []):
+            if root.repeat != 1 and not training:
+                yield ('roots', i, 'repeat'), 'is for training; remove it here', ()
         patch, size = self.lq_patch_size, self.gt_size
         if size is not None and size % self.scale:
             yield 'gt_size', f'is {size}, no multiple of scale {self.scale}', ('scale',)
@@ -255,27 +285,27 @@ class Restoration(Root, Loader):
                 yield key, f'contradicts roots; give either roots or {" and ".join(roots)}', ('roots',)
             elif self.roots is None and key not in given:
                 yield key, 'is missing; give a folder or a store (several: see roots)', ('roots',)
-            for number, root in enumerate(self.roots or [], 1):
+            for i, root in enumerate(self.roots or []):
                 if getattr(root, key, None) is None:
-                    yield 'roots', f'has no {key} in root {number}', ()
-        for root in [self, *(self.roots or [])]:
+                    yield ('roots', i, key), 'is missing; give a folder or a store', ()
+        for place, root in [((), self), *((('roots', i), root) for i, root in enumerate(self.roots or []))]:
             if root.meta_info_file is not None and self.io_backend.type != 'disk':
                 text = 'is for io_backend disk; a store has its own meta_info.txt'
-                yield 'meta_info_file', text, ('io_backend', 'roots')
+                yield (*place, 'meta_info_file'), text, ('io_backend',)
 
 
 class PairedRestoration(PairedRoot, Restoration):
     """`type: PairedRestorationDataset`: LQ/HQ pairs, for super-resolution, low-light enhancement and deraining."""
 
     roots: Annotated[list[PairedRoot], Field(min_length=1)] | None = None  # type: ignore[assignment]
-    """Instead of one root several in one set: a list of sections with `dataroot_gt` and `dataroot_lq`."""
+    """See `Restoration`."""
 
 
 class GaussianDenoising(Restoration):
     """`type: GaussianDenoisingDataset`: clean images, which get noise on the fly."""
 
     sigma: Sigma | None = None
-    """Standard deviation of the noise for values in [0, 255]; [low, high] draws one for every training image."""
+    """Standard deviation of the noise for values in [0, 255]; of [low, high] every training image draws one. Needed."""
 
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()
@@ -284,7 +314,7 @@ class GaussianDenoising(Restoration):
         if isinstance(self.sigma, list) and self.sigma[0] != self.sigma[1] and self.phase != 'train':
             yield 'sigma', f'is {self.sigma}; a range is for training, give one level here', ()
         if self.scale != 1:
-            yield 'type', f'is {self.type}, which keeps the size, but scale is {self.scale}; it must be 1', ('scale',)
+            yield 'type', f'is denoising, which keeps the size, but scale is {self.scale}; it must be 1', ('scale',)
 
 
 class RAMiTNetwork(OwnSection):
@@ -292,11 +322,11 @@ class RAMiTNetwork(OwnSection):
 
     type: Text = 'RAMiT'
     """The registered class."""
-    upscale: Count = 2
+    upscale: Annotated[int, Field(strict=True, ge=1, le=64), Kind('an integer from 1 to 64')] = 2
     """Factor of super-resolution, the `scale` of the file; 1 keeps the size and adds the input back."""
-    in_chans: Literal[1, 3] = 3
+    in_chans: Annotated[Literal[1, 3], BeforeValidator(_integer), Kind('1 or 3')] = 3
     """Channels of input and output: 3 for RGB, 1 for gray."""
-    dim: Annotated[int, Field(strict=True, ge=16, le=MOST, multiple_of=16), Kind('a multiple of 16')] = 64
+    dim: Annotated[int, Field(strict=True, ge=16, le=8192, multiple_of=16), Kind('a multiple of 16, up to 8192')] = 64
     """Channels C of the features."""
     depths: Stages = [6, 4, 4, 6]
     """D-RAMiT blocks in stages 1 to 4."""
@@ -306,21 +336,23 @@ class RAMiTNetwork(OwnSection):
     """d_ramit has both attentions in every block; the two of Tab. A have them in turn."""
     chsa_head_ratio: Ratio = 0.25
     """Share of channel heads, rounded down; 0 is spatial self-attention alone, 1 channel self-attention alone."""
-    window_size: Annotated[int, Field(strict=True, ge=2, le=MOST, multiple_of=2), Kind('an even number from 2 up')] = 8
+    window_size: Annotated[
+        int, Field(strict=True, ge=2, le=256, multiple_of=2), Kind('an even number from 2 to 256')
+    ] = 8
     """Side M of the attention windows."""
-    hidden_ratio: Positive = 2.0
+    hidden_ratio: Factor = 2.0
     """Width of the feed-forward network in units of `dim`."""
     qkv_bias: Flag = True
     """Whether query, key and value have a bias."""
-    mobivari_version: Literal[1, 2] = 2
+    mobivari_version: Annotated[Literal[1, 2], BeforeValidator(_integer), Kind('1 or 2')] = 2
     """1 is for the published RAMiT-1 checkpoints."""
     mobivari_act: Literal['leaky_relu', 'relu6', 'relu', 'gelu', 'silu'] = 'leaky_relu'
     """Activation of a MobiVari (Tab. 4c)."""
-    exp_factor: Positive = 1.2
+    exp_factor: Factor = 1.2
     """Expansion of a MobiVari, version 2."""
     expand_groups: Count = 4
     """Groups of its expanding convolution, version 2."""
-    mixer_exp_factor: Positive | None = None
+    mixer_exp_factor: Factor | None = None
     """The same in bottleneck and H-RAMi; unset, it is `exp_factor` (Appendix A.6)."""
     mixer_expand_groups: Count | None = None
     """The same in bottleneck and H-RAMi; unset, it is `expand_groups`."""
@@ -328,7 +360,7 @@ class RAMiTNetwork(OwnSection):
     """Whether the attentions of a block weight the values of the next (Tabs. 4b and B)."""
     hrami: Flag = True
     """Whether H-RAMi weights the output of stage 4 (Tab. 4a)."""
-    tail_mobivari: Natural = 2
+    tail_mobivari: Annotated[int, Field(strict=True, ge=0, le=100), Kind('an integer from 0 to 100')] = 2
     """MobiVari layers in the reconstruction module (Fig. Ba)."""
     attn_drop: Share = 0.0
     """Dropout rate of the attention maps."""
@@ -365,7 +397,7 @@ class Call(Section):
     """What is called with the section's other keys as arguments."""
 
     type: Text | None = None
-    """The registered name."""
+    """The registered name. Needed."""
 
 
 class Metric(Call):
@@ -386,6 +418,11 @@ class Loss(Call):
     """How pixels are taken together."""
 
 
+class RAMiTMetric(Metric):
+    input_order: Literal['HWC'] = 'HWC'
+    """Of the images' axes; BasicSR's metrics know CHW too, which no image has here."""
+
+
 class Optimiser(Call):
     type: Literal['Adam'] = 'Adam'
     """Adam; the other keys are arguments of `torch.optim.Adam`: betas, eps, weight_decay and so on."""
@@ -403,12 +440,12 @@ class Scheduler(OwnSection):
 
 
 class Stage(OwnSection):
-    iter: Count | None = None
-    """Iterations that it lasts."""
+    iter: Steps | None = None
+    """Iterations that it lasts. Needed."""
     lq_patch_size: Count | None = None
-    """Side of the LQ patch in pixels."""
+    """Side of the LQ patch in pixels. Needed."""
     batch_size: Count | None = None
-    """Images of an iteration, in total over all processes."""
+    """Images of an iteration, in total over all processes. Needed."""
 
     def conflicts(self) -> Iterator[Conflict]:
         for key in type(self).model_fields.keys() - self.model_fields_set:
@@ -416,8 +453,8 @@ class Stage(OwnSection):
 
 
 class WarmStart(OwnSection):
-    iter: Natural | None = None
-    """Iterations that train the reconstruction module alone, at constant rate."""
+    iter: Milestone | None = None
+    """Iterations that train the reconstruction module alone, at constant rate. Needed."""
 
     def conflicts(self) -> Iterator[Conflict]:
         if self.iter is None:
@@ -445,7 +482,7 @@ class RAMiTTraining(Training):
     scheduler: Scheduler = Scheduler()
     """When the rate falls; by default never."""
     pixel_opt: Loss | None = None
-    """The loss on pixels, a registered one with its arguments; the paper takes {type: L1Loss}."""
+    """The loss on pixels, a registered one with its arguments; the paper takes {type: L1Loss}. Needed, or the next."""
     perceptual_opt: Call | None = None
     """A second loss, such as BasicSR's PerceptualLoss, with its arguments."""
     progressive: Annotated[list[Stage], Field(min_length=1)] | None = None
@@ -474,8 +511,6 @@ class RAMiTTraining(Training):
     def conflicts(self) -> Iterator[Conflict]:
         if self.lr_rule is not None and self.lr_batch_size is None:
             yield 'lr_rule', 'needs train.lr_batch_size, the batch for which optim_g.lr is meant', ('lr_batch_size',)
-        if self.pixel_opt is None and self.perceptual_opt is None:
-            yield 'pixel_opt', 'is missing; the paper takes {type: L1Loss}', ('perceptual_opt',)
         if self.accumulate > 1 and self.pixel_opt is not None and self.pixel_opt.reduction != 'mean':
             text = 'weights its parts for a mean; set train.pixel_opt.reduction to mean'
             yield 'accumulate', text, ('pixel_opt',)
@@ -493,7 +528,7 @@ class RAMiTTraining(Training):
         elif (last := max(self.scheduler.milestones, default=0)) > self.total_iter - alone:
             after = f' less the {alone} of the warm start' if alone else ''
             text = f'go on to {last}, beyond train.total_iter {self.total_iter}{after}; change either'
-            yield 'scheduler.milestones', text, ('total_iter', 'warm_start')
+            yield ('scheduler', 'milestones'), text, ('total_iter', 'warm_start')
 
 
 class Validation(Section):
@@ -512,6 +547,8 @@ class Validation(Section):
 class RAMiTValidation(Validation):
     model_config = ConfigDict(extra='forbid')
 
+    metrics: dict[str, RAMiTMetric] | None = None  # type: ignore[assignment]
+    """Registered metrics with their arguments, under the names that score files give them."""
     protocol: Literal['SR', 'CDN', 'GDN', 'LLE', 'DR'] | None = None
     """The metrics of a task as the paper computes them; `metrics` may add others."""
     bf16: Flag = False
@@ -529,6 +566,13 @@ class Wandb(OwnSection):
     """Name of the project at Weights & Biases; unset, nothing is sent."""
     resume_id: Text | None = None
     """Its run to go on with."""
+
+
+class DistParams(OwnSection):
+    backend: Literal['nccl', 'gloo'] = 'nccl'
+    """What processes talk by."""
+    port: Port | None = None
+    """Port of the first process, under SLURM."""
 
 
 class Logging(Section):
@@ -551,19 +595,24 @@ class RAMiTLogging(Logging):
     wandb: Wandb | None = None
     """Weights & Biases."""
 
+    def conflicts(self) -> Iterator[Conflict]:
+        if self.wandb is not None and self.wandb.project is not None and not self.use_tb_logger:
+            yield 'wandb', 'needs logger.use_tb_logger: true, from which it gets its values', ('use_tb_logger',)
+
 
 class OptionFile(Section):
     """What BasicSR's loop reads of any option file."""
 
     name: Name | None = None
-    """The experiment: the folder under `experiments/` or `results/`."""
+    """The experiment: the folder under `experiments/` or `results/`. One that holds `debug` makes BasicSR validate and
+    save every 8 iterations, log every one, and write nothing for TensorBoard."""
     model_type: Text | None = None
     """The registered model: RAMiTModel, or one of BasicSR's."""
     scale: Count = 1
     """Factor of super-resolution, the `upscale` of the network; 1 for all other tasks."""
     num_gpu: Devices | None = None
     """Number of GPUs of this machine; auto takes all, 0 is the CPU."""
-    manual_seed: Natural | None = None
+    manual_seed: Seed | None = None
     """Seed of everything that is drawn; unset, it is drawn itself."""
     datasets: Section | None = None
     """Sets by phase: `train`, and `val`, `val_2` and so on; a test has `test_1`, `test_2` and so on."""
@@ -588,13 +637,13 @@ class RAMiTOptionFile(OptionFile):
     """Validation and tests."""
     logger: RAMiTLogging | None = None
     """What is told and kept while training."""
-    dist_params: Section | None = None
-    """BasicSR's: `backend` and `port` of several processes under SLURM."""
+    dist_params: DistParams | None = None
+    """BasicSR's, for several processes."""
     find_unused_parameters: Flag = False
     """BasicSR's: for networks of which a training step may leave parameters out."""
 
 
-# What must be there: always, to train, or to test with RAMiTModel.
+# What must be there, but for what stands in other sections: always, to train, or to test with RAMiTModel.
 NEEDED = {
     **dict.fromkeys('name model_type num_gpu datasets network_g network_g.type path'.split(), 'always'),
     **dict.fromkeys('train train.total_iter train.optim_g train.optim_g.type train.optim_g.lr'.split(), 'to train'),
@@ -611,16 +660,27 @@ NEEDED = {
 S = TypeVar('S', bound=Section)
 
 
-def examine(kind: type[S], values: Any, place: Place = ()) -> tuple[S, list[Problem]]:
+class Examined(NamedTuple, Generic[S]):
+    """A section as far as it is right.
+
+    Attributes:
+        section: without what is wrong.
+        wrong: values and keys.
+        conflicts: right values that do not go together.
+    """
+
+    section: S
+    wrong: list[Problem]
+    conflicts: list[Problem]
+
+
+def examine(kind: type[S], values: Any, place: Place = ()) -> Examined[S]:
     """Look at a section.
 
     Args:
         kind: what it should be.
         values: what stands in the file.
         place: where it stands.
-
-    Returns:
-        The section, in which what was wrong is missing, and all that is wrong in it.
     """
     values = with_names(values)
     try:
@@ -629,8 +689,7 @@ def examine(kind: type[S], values: Any, place: Place = ()) -> tuple[S, list[Prob
         details = error.errors(include_url=False)
         wrong = [_problem(kind, detail, place) for detail in details]
         section = kind.model_validate(_without(values, [detail['loc'] for detail in details]))
-    found = [problem for problem in _conflicts(section, place) if not rests_on(problem, wrong)]
-    return section, [*wrong, *found]
+    return Examined(section, wrong, [problem for problem in _conflicts(section, place) if not rests_on(problem, wrong)])
 
 
 def require(kind: type[S], values: Any, where: str) -> S:
@@ -639,9 +698,9 @@ def require(kind: type[S], values: Any, where: str) -> S:
     Raises:
         UserError: all that is wrong in it, behind `where`.
     """
-    section, problems = examine(kind, values)
-    if problems:
-        raise UserError(f'{where}: {"; ".join(problem.text for problem in problems)}')
+    section, wrong, conflicts = examine(kind, values)
+    if wrong or conflicts:
+        raise UserError(f'{where}: {"; ".join(problem.text for problem in [*wrong, *conflicts])}')
     return section
 
 
@@ -652,18 +711,21 @@ def with_names(values: Any) -> Any:
     return [with_names(value) for value in values] if isinstance(values, list) else values
 
 
-def rests_on(problem: Problem, wrong: list[Problem]) -> bool:
-    """Whether a problem speaks of values that are wrong themselves."""
+def rests_on(problem: Problem, wrong: Iterable[Problem]) -> bool:
+    """Whether a problem speaks of values that are wrong themselves, or stand under a misspelt key."""
+    doubtful = [place for other in wrong for place in (other.place, other.meant) if place is not None]
     return any(
-        place[: len(other.place)] == other.place or other.place[: len(place)] == place
+        place[: len(other)] == other or other[: len(place)] == place
         for place in (problem.place, *problem.reads)
-        for other in wrong
+        for other in doubtful
     )
 
 
-def unknown(place: Place, known: Any) -> Problem:
+def unknown(place: Place, known: Iterable[str]) -> Problem:
     """A key that nothing reads."""
-    return Problem(place, f'{dotted(place)} is unknown{suggestion(str(place[-1]), known)}')
+    near = nearest(str(place[-1]), known)
+    meant = None if near is None else (*place[:-1], near)
+    return Problem(place, f'{dotted(place)} is unknown{suggestion(str(place[-1]), known)}', meant=meant)
 
 
 def shown(value: Any) -> str:
@@ -676,12 +738,15 @@ def _problem(kind: type[Section], detail: Any, above: Place) -> Problem:
     place, expected = (*above, *detail['loc']), detail.get('ctx', {}).get('expected', '')
     if detail['type'] == 'extra_forbidden':
         return unknown(place, _section_at(kind, detail['loc'][:-1]).model_fields)
-    words = {
+    known = {
         'kind': detail['msg'],
         'literal_error': expected + suggestion(detail['input'], re.findall("'(.+?)'", expected)),
         'list_type': 'a list',
         'too_short': 'a list with something in it',
-    }.get(detail['type'], 'a section with keys of its own')
+        'model_type': 'a section with keys of its own',
+        'dict_type': 'a section with keys of its own',
+    }
+    words = known.get(detail['type'], detail['msg'].removeprefix('Input should be '))
     return Problem(place, f'{dotted(place)} is {shown(detail["input"])}; it must be {words}')
 
 
@@ -701,22 +766,22 @@ def kinds_of(annotation: Any) -> Iterator[type]:
         yield annotation
 
 
-def _without(values: Any, places: list[Place]) -> Any:
-    """What is left without these values; of a list, without all of it."""
+def _without(values: Any, places: Iterable[Place]) -> Any:
+    """What is left without these values; a list goes as a whole if one of its items is wrong itself."""
     values = values if isinstance(values, dict) and () not in places else {}
     for place in places:
-        keys = place[: next((i for i, key in enumerate(place) if isinstance(key, int)), len(place))]
+        place = place[: max(i for i, key in enumerate(place) if isinstance(key, str)) + 1]
         section: Any = values
-        for key in keys[:-1]:
-            section = section.get(key, {})
-        section.pop(keys[-1], None)
+        for key in place[:-1]:
+            section = section.get(key, {}) if isinstance(section, dict) else section[key]
+        section.pop(place[-1], None)
     return values
 
 
 def _conflicts(section: Section, place: Place) -> Iterator[Problem]:
     """Those of a section and of all in it."""
     for key, text, reads in section.conflicts():
-        at = (*place, *key.split('.'))
+        at = (*place, *(key if isinstance(key, tuple) else (key,)))
         yield Problem(at, f'{dotted(at)} {text}', tuple((*place, other) for other in reads))
     for key, value in section:
         inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
