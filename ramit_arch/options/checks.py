@@ -50,9 +50,8 @@ from ramit_arch.options.schema import (
     with_names,
 )
 
-ADDED = frozenset(
-    'dist rank world_size auto_resume is_train root_path resumed running'.split()
-)  # to a running's options
+# What BasicSR adds to the options of a run, and we.
+ADDED = frozenset('dist rank world_size auto_resume is_train root_path resumed running'.split())
 TEXTS = frozenset('name project resume_id suffix'.split())  # where 12e3 is a good name
 
 
@@ -127,7 +126,7 @@ def _means_ours(name: Any) -> bool:
 
 
 def check_running(opt: dict[str, Any]) -> None:
-    """Check the options that BasicSR gives to a model, which hold more than the file.
+    """Check the options that BasicSR gives to a model, which hold more than the file does.
 
     Raises:
         UserError: all that is wrong.
@@ -339,22 +338,37 @@ def _call(
     yield from _unregistered_name(at, section.get('type'), kind)
     if _registered(section.get('type'), kind):
         target = getattr(registry, f'{kind.upper()}_REGISTRY').get(section['type'])
-        yield from _call_arguments(place, section, target, given, ('type', *extra))
+        strict = kind != 'arch' and target.__module__.startswith('basicsr.')
+        yield from _call_arguments(place, section, target, given, ('type', *extra), strict)
 
 
 def _call_arguments(
-    place: Place, section: dict[str, Any], target: Any, given: tuple[str, ...], extra: tuple[str, ...]
+    place: Place,
+    section: dict[str, Any],
+    target: Any,
+    given: tuple[str, ...],
+    extra: tuple[str, ...],
+    strict: bool = False,
 ) -> Iterator[Problem]:
+    """Keys that are no arguments, and arguments that are missing.
+
+    Args:
+        place: where the section stands.
+        section: what stands there.
+        target: what is called.
+        given: arguments that it gets from elsewhere.
+        extra: keys that are for others.
+        strict: whether further keys, and null for what is needed, are mistakes although the target takes them.
+    """
     parameters = inspect.signature(target).parameters
     named = {key: p for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD and key not in given}
     open_ended = len(named) + len([key for key in given if key in parameters]) < len(parameters)
-    stock = target.__module__.startswith('basicsr.')
     known = {*named, *extra}
-    if not open_ended or stock:
+    if not open_ended or strict:
         yield from (unknown((*place, str(key)), known) for key in section if key not in known)
     for key, parameter in named.items():
         needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
-        if needed and (key not in section or (stock and section[key] is None)):
+        if needed and (key not in section or (strict and section[key] is None)):
             yield Problem((*place, key), f'{dotted((*place, key))} is missing')
 
 
