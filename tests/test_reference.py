@@ -26,6 +26,7 @@ def test_the_files_in_docs_are_current() -> None:
 def test_the_reference_says_what_every_key_means() -> None:
     rows = [line for line in reference.markdown().splitlines() if line.startswith('| `')]
     assert len(rows) > 90
+    assert all(line.endswith('|') for line in reference.markdown().splitlines() if line.startswith('|'))
     assert all(len(row.split(' | ')) == 4 and row.split(' | ')[-1] not in ('', ' |') for row in rows)
     for key in ('progressive[].batch_size', 'metrics.NAME.crop_border', 'sigma', 'keep_best', 'io_backend.type'):
         assert any(row.startswith(f'| `{key}` |') for row in rows)

@@ -73,15 +73,18 @@ def markdown() -> str:
 
 def _rows(kind: type[Section], place: str, prefix: str, skip: set[str]) -> Iterator[str]:
     """A row for every key of a section, and of the sections in it that have no chapter."""
+    chapters = [kind for _, kind, *_ in CHAPTERS]
     for key, field in kind.model_fields.items():
         if field.exclude or key in skip:
             continue
         inner = next((k for k in kinds_of(field.annotation) if issubclass(k, Section)), None)
         cause = schema.NEEDED.get(f'{place}{prefix}{key}', 'always' if not prefix and (place, key) in NAMED else None)
         default = 'needed' if cause == 'always' else f'needed {cause}' if cause else _default(field, inner)
-        text = (field.description or '').replace('|', '\\|')
+        text = _line(field.description).replace('|', '\\|')
         yield f'| `{prefix}{key}` | {_words(field, inner)} | {default} | {text} |'
-        if inner is not None and place and not issubclass(inner, schema.Root):  # whose keys are the set's own
+        if (
+            inner is not None and inner not in chapters and not issubclass(inner, schema.Root)
+        ):  # with the set's own keys
             step = {list: '[]', dict: '.NAME'}.get(_container(field.annotation), '')
             yield from _rows(inner, place, f'{prefix}{key}{step}.', set())
 
@@ -111,6 +114,10 @@ def _parts(annotation: Any, metadata: Any = ()) -> Iterator[Any]:
 def _container(annotation: Any) -> Any:
     """list or dict, if there is one in an annotation."""
     return next((origin for part in _parts(annotation) if (origin := get_origin(part)) in (list, dict)), None)
+
+
+def _line(text: str | None) -> str:
+    return ' '.join((text or '').split())
 
 
 def _default(field: FieldInfo, inner: Any) -> str:
@@ -169,7 +176,8 @@ def _or_null(section: dict[str, Any]) -> dict[str, Any]:
 
 def _property(value: dict[str, Any]) -> dict[str, Any]:
     """Without a title, which only repeats the key, and null, which means that the key is not there."""
-    told = {key: value[key] for key in ('description', 'default') if value.get(key) is not None}
+    told = {'description': _line(value['description'])} if 'description' in value else {}
+    told |= {'default': value['default']} if value.get('default') is not None else {}
     rule = {key: part for key, part in value.items() if key not in ('title', 'description', 'default')}
     choices = [part for part in rule.get('anyOf', [rule]) if part != {'type': 'null'}]
     [*others, last] = choices

@@ -302,7 +302,7 @@ class PairedRestoration(PairedRoot, Restoration):
 
 
 class GaussianDenoising(Restoration):
-    """`type: GaussianDenoisingDataset`: clean images, which get noise on the fly."""
+    """`type: GaussianDenoisingDataset`: Clean images, which get noise on the fly."""
 
     sigma: Sigma | None = None
     """Standard deviation of the noise for values in [0, 255]; of [low, high] every training image draws one. Needed."""
