@@ -52,6 +52,14 @@ FOREIGN = {  # a GAN of BasicSR's, with the habits of its users: !!float counts,
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(('place', 'name'), [
+    (('model_type',), 'RealESRGANModel'), (('network_d', 'type'), 'UNetDiscriminatorSN'),
+    (('datasets', 'train', 'type'), 'RealESRGANDataset'),
+])  # fmt: skip
+def test_names_that_basicsr_registers_with_a_suffix_are_taken(place: tuple[str, ...], name: str) -> None:
+    assert checks.check(put(FOREIGN, place, name), training=True) == []
+
+
 def test_an_option_file_of_another_network_passes() -> None:
     opt = copy.deepcopy(FOREIGN)
     assert checks.check(opt, training=True) == []
@@ -198,6 +206,8 @@ def renamed(opt: dict, place: tuple[str, ...], name: str) -> dict:
     (put(PLAIN, ('datasets', 'train'), {**WITHOUT_ROOTS, 'roots': [{'dataroot_gt': 'a'}, {**ROOT, 'reapeat': 2}]}),
      ['datasets.train.roots[1].reapeat is unknown (did you mean repeat?)',
       'datasets.train.roots[0].dataroot_lq is missing; give a folder or a store']),
+    (put(PLAIN, ('train', 'scheduler'), {'type': 'CosineAnnealingRestartLR', 'periods': [4], 'eta_min': 1e-7}),
+     ["train.scheduler.type is 'CosineAnnealingRestartLR'; it must be 'MultiStepLR'"]),
     # what would be ignored
     (put(PLAIN, ('datasets', 'train_2'), PLAIN['datasets']['train']),
      ['datasets.train_2 is a second training set; give the first several roots']),

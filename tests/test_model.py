@@ -318,6 +318,17 @@ def test_two_images_of_one_name_are_refused_rather_than_overwritten(tmp_path: Pa
         make_model(tmp_path).validation(loader, 4, None, save_img=True)
 
 
+def test_a_metric_that_fails_is_named_with_the_image(tmp_path: Path) -> None:
+    gt, lq = write_pairs(tmp_path / 'data', count=1)
+    section = {'name': 'small', 'type': 'PairedRestorationDataset', 'phase': 'val', 'scale': 2}
+    section |= {'dataroot_gt': str(gt), 'dataroot_lq': str(lq)}
+    niqe = {'niqe': {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower'}}  # takes blocks of 96x96
+    with pytest.raises(UserError, match=r'val\.metrics\.niqe cannot score 0 of small \(RuntimeError: '):
+        make_model(tmp_path, val={'metrics': niqe}).validation(
+            build_dataloader(build_dataset(section), section), 4, None
+        )
+
+
 def test_wrong_validation_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='did you mean save_img'):
         make_model(tmp_path, val={'save_imgs': True})

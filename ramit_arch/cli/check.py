@@ -29,7 +29,11 @@ def run(args: argparse.Namespace) -> None:
     training = 'train' in phases or ('train' in opt and not any(phase.startswith('test') for phase in phases))
     datasets = preflight(opt, args, training)
     print(dump(opt))
-    print(f'# {args.opt}: a {"training" if training else "test"} that can start.')
+    model = opt['model_type']
+    how = (
+        'that can start' if model == 'RAMiTModel' else f'as far as can be seen; the keys of {model} itself are its own'
+    )
+    print(f'# {args.opt}: a {"training" if training else "test"} {how}.')
     for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(opt)]:
         print(f'# {line}')
 

@@ -136,9 +136,8 @@ class ScoringModel(SRModel):
         if 'gt' in data:
             row['gt'] = data.get('gt_path', data['lq_path'])[0]
             images = {'img': restored, 'img2': tensor2img(self.gt)}
-            metrics = self.opt['val'].get('metrics') or {}
-            for metric, options in metrics.items():
-                row[metric] = float(calculate_metric(images, options))
+            for metric in self.opt['val'].get('metrics') or {}:
+                row[metric] = self._score(metric, images, f'{row["image"]} of {name}')
                 if math.isnan(row[metric]):
                     get_root_logger().warning(
                         f'{row["image"]}: too small for {metric}, whose mean is not a number now.'
@@ -151,6 +150,13 @@ class ScoringModel(SRModel):
             write_whole(path, cv2.imencode('.png', restored)[1].tobytes())
             row['restored'] = str(path)
         return row
+
+    def _score(self, metric: str, images: dict[str, Any], what: str) -> float:
+        try:
+            return float(calculate_metric(images, self.opt['val']['metrics'][metric]))
+        except Exception as error:  # of whatever kind another package's metric raises
+            text = str(error).strip().partition('\n')[0]
+            raise UserError(f'val.metrics.{metric} cannot score {what} ({type(error).__name__}: {text})') from error
 
     def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
         folder = Path(self.opt['path']['visualization'])

@@ -95,10 +95,15 @@ def check(opt: dict[str, Any], training: bool) -> list[Problem]:
         ours=ours,
         training=training,
     )
-    wrong = {problem.place: problem for found in examined for problem in reversed(found.wrong)}
+    wrong = {problem.place: problem for found in examined for problem in found.wrong}
     for problem in (*_numbers_as_text(opt), *_unregistered(parsed), *_phases(parsed)):
         wrong[problem.place] = problem
     wrong |= {problem.place: problem for problem in _arguments(parsed) if not rests_on(problem, wrong.values())}
+    of_another_type = [
+        p for p in wrong.values() if p.meant and p.place[-1] != 'type' and (*p.place[:-1], 'type') in wrong
+    ]
+    for problem in of_another_type:  # keys of what was meant
+        del wrong[problem.place]
     conflicts = [problem for found in examined for problem in found.conflicts]
     conflicts += [*_missing(parsed), *_names(parsed), *_machine(parsed), *_across(parsed)]
     found = [*wrong.values(), *(problem for problem in conflicts if not rests_on(problem, wrong.values()))]
@@ -171,7 +176,7 @@ def _examine_set(phase: str, values: dict[str, Any], scale: int) -> Examined[Any
 
 def _section_of(name: Any) -> type[Loader]:
     """What a data set of that name reads, as far as we know."""
-    kind: Any = registry.DATASET_REGISTRY.get(name) if _registered(name, 'dataset') else object
+    kind: Any = _registered(name, 'dataset') or object
     if issubclass(kind, RestorationDataset):
         return kind.section
     return StockData if kind.__module__.startswith('basicsr.') else Loader
@@ -294,14 +299,17 @@ def _unregistered(parsed: Parsed) -> Iterator[Problem]:
 
 
 def _unregistered_name(place: Place, name: Any, kind: str) -> Iterator[Problem]:
-    if name is not None and not _registered(name, kind):
+    if name is not None and _registered(name, kind) is None:
         known = getattr(registry, f'{kind.upper()}_REGISTRY').keys()
         text = f'is {shown(name)}, but no {kind} of that name is registered{suggestion(str(name), known)}'
         yield Problem(place, f'{dotted(place)} {text}')
 
 
-def _registered(name: Any, kind: str) -> bool:
-    return isinstance(name, str) and name in getattr(registry, f'{kind.upper()}_REGISTRY')
+def _registered(name: Any, kind: str) -> Any:
+    """The class or function of that name, or None. BasicSR registers some of its own with a suffix to leave away."""
+    known = getattr(registry, f'{kind.upper()}_REGISTRY')
+    found = (each for each in (name, f'{name}_basicsr') if isinstance(name, str) and each in known)
+    return next((known.get(each) for each in found), None)
 
 
 # --------------------------------------------------------------------------------------- sections that become arguments
@@ -320,7 +328,7 @@ def _arguments(parsed: Parsed) -> Iterator[Problem]:
             problems = list(_call(('train', name), loss, 'loss'))
             yield from problems or (_loss(('train', name), loss) if parsed.ours else ())
     network = _section(parsed.raw, 'network_g')
-    if parsed.network is None and _registered(network.get('type'), 'arch'):
+    if parsed.network is None and network.get('type') is not None:
         yield from _call(('network_g',), network, 'arch')
     optimiser = _section(parsed.raw, 'train', 'optim_g')
     if optimiser.get('type') == 'Adam':
@@ -336,8 +344,8 @@ def _call(
     if section.get('type') is None:
         yield Problem(at, f'{dotted(at)} is missing')
     yield from _unregistered_name(at, section.get('type'), kind)
-    if _registered(section.get('type'), kind):
-        target = getattr(registry, f'{kind.upper()}_REGISTRY').get(section['type'])
+    target = _registered(section.get('type'), kind)
+    if target is not None:
         strict = kind != 'arch' and target.__module__.startswith('basicsr.')
         yield from _call_arguments(place, section, target, given, ('type', *extra), strict)
 
@@ -374,7 +382,7 @@ def _call_arguments(
 
 def _loss(place: tuple[str, str], section: dict[str, Any]) -> Iterator[Problem]:
     """Whether a loss of BasicSR's takes its arguments and two images, and gives what the model expects."""
-    kind = registry.LOSS_REGISTRY.get(section['type'])
+    kind = _registered(section['type'], 'loss')
     perceptual = issubclass(kind, PerceptualLoss) if inspect.isclass(kind) else False
     if not kind.__module__.startswith('basicsr.') or (perceptual and place[-1] == 'perceptual_opt'):
         return  # whose weights would have to be downloaded
@@ -508,7 +516,7 @@ def _starts(parsed: Parsed) -> Iterator[Problem]:
 def _foreign(parsed: Parsed) -> Iterator[Problem]:
     """Keys of ours that another model does not read."""
     model = parsed.raw.get('model_type')
-    if not _registered(model, 'model'):
+    if _registered(model, 'model') is None:
         return
     ours: list[tuple[str, Iterable[str]]] = [('train', ['progressive']), ('val', ['protocol'])]
     if model == 'SRModel':

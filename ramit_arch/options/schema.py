@@ -36,7 +36,7 @@ class Problem(NamedTuple):
         place: where.
         text: what, and what to do, in a line that names the place.
         reads: the places on whose values it depends besides; where one is wrong itself, this is not known.
-        meant: where an unknown key should probably stand.
+        meant: of an unknown key, what is probably meant by it.
     """
 
     place: Place
@@ -724,7 +724,7 @@ def rests_on(problem: Problem, wrong: Iterable[Problem]) -> bool:
 def unknown(place: Place, known: Iterable[str]) -> Problem:
     """A key that nothing reads."""
     near = nearest(str(place[-1]), known)
-    meant = None if near is None else (*place[:-1], near)
+    meant = place if near is None else (*place[:-1], near)
     return Problem(place, f'{dotted(place)} is unknown{suggestion(str(place[-1]), known)}', meant=meant)
 
 
