@@ -334,6 +334,12 @@ def test_all_problems_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ['many.yml']
 
 
+def test_a_section_merged_into_itself_is_told_without_lines(tmp_path: Path) -> None:
+    (tmp_path / 'loop.yml').write_text('train: &x {<<: *x, total_iter: 0}\n')
+    result = call_basicsr('check', '-opt', 'loop.yml', cwd=tmp_path)
+    assert 'loop.yml: train.total_iter is 0; it must be' in result.stderr
+
+
 def test_lines_are_those_of_the_file_that_says_it(tmp_path: Path) -> None:
     (tmp_path / 'base.yml').write_text('name: a\ntrain:\n  total_iter: 9\n  ema_decay: 2\n  list: [a,\n    b]\n')
     (tmp_path / 'sub').mkdir()

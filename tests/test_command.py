@@ -359,7 +359,6 @@ def test_a_missing_name_is_told_with_flags_that_need_it(flag: str, trained: Path
             'wrong.yml: more than 100,000 values with its aliases; refused',
         ),
         ('name: a\n? [b, c]\n: d\n', 'wrong.yml:2: not plain YAML: a key must be a word'),
-        ('a: &x {<<: *x}\n', 'problems\nwrong.yml: name is missing'),
         ('name: a\nname: b\n', 'wrong.yml:2: not plain YAML: the key name stands twice'),
         ('name: [1, 2\nscale: 3\n', 'wrong.yml:2: not plain YAML'),
         ('name: !!python/object/apply:os.mkdir [experiments]\n', 'wrong.yml:1: not plain YAML'),
