@@ -123,6 +123,9 @@ def test_a_validation_that_was_cut_short_is_made_up_for(
     again = torch.load(tmp_path / 'training_states' / '4.state', weights_only=True)
     assert again['validated'] == ['tiny_val', 'second']
     assert again['best'].keys() == {'tiny_val', 'second'}
+    resumed.validation(loaders[1], 4, None)  # BasicSR's at the end, perhaps not for the first time
+    last = torch.load(tmp_path / 'training_states' / '4.state', weights_only=True)
+    assert last['validated'] == ['tiny_val', 'second']
 
 
 def test_a_second_signal_ends_at_once() -> None:

@@ -318,8 +318,10 @@ class RAMiTModel(ScoringModel):
             self._stop_unless_finite()
         super().validation(dataloader, current_iter, tb_logger, save_img)
         if self.is_train and self.saved['iter'] == current_iter:
-            # The state was written before; now it knows the best scores, and that this set is done.
-            self.saved['validated'].append(dataloader.dataset.opt['name'])  # type: ignore[attr-defined]
+            # The state was written before; now it knows the best scores, and that this set is done. BasicSR validates
+            # once more at the end, which a run that is killed there does again.
+            name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
+            self.saved['validated'] += [name] if name not in self.saved['validated'] else []
             self.save_training_state(self.saved['epoch'], current_iter)
 
     def scored(self, dataset: str, current_iter: int) -> None:
