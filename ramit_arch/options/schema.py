@@ -79,7 +79,7 @@ def _whole(value: Any) -> Any:
 
 
 def _range(levels: Any) -> Any:
-    """Seen after each level is."""
+    """Low before high; each level has been looked at before."""
     if isinstance(levels, list) and levels != sorted(levels):
         raise ValueError
     return levels
