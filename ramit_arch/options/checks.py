@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,7 +172,7 @@ def _examine_set(phase: str, values: dict[str, Any], scale: int) -> Examined[Any
         found.wrong.append(Problem((*place, key), f'{dotted((*place, key))} {text}'))
     top: dict[Place, Place] = {(*place, 'scale'): ('scale',)}
     conflicts = [p._replace(reads=tuple(top.get(other, other) for other in p.reads)) for p in found.conflicts]
-    return found._replace(conflicts=conflicts)
+    return replace(found, conflicts=conflicts)
 
 
 def _section_of(name: Any) -> type[Loader]:

@@ -660,7 +660,8 @@ NEEDED = {
 S = TypeVar('S', bound=Section)
 
 
-class Examined(NamedTuple, Generic[S]):
+@dataclass(frozen=True)
+class Examined(Generic[S]):
     """A section as far as it is right.
 
     Attributes:
@@ -698,10 +699,11 @@ def require(kind: type[S], values: Any, where: str) -> S:
     Raises:
         UserError: all that is wrong in it, behind `where`.
     """
-    section, wrong, conflicts = examine(kind, values)
-    if wrong or conflicts:
-        raise UserError(f'{where}: {"; ".join(problem.text for problem in [*wrong, *conflicts])}')
-    return section
+    found = examine(kind, values)
+    problems = [*found.wrong, *found.conflicts]
+    if problems:
+        raise UserError(f'{where}: {"; ".join(problem.text for problem in problems)}')
+    return found.section
 
 
 def with_names(values: Any) -> Any:
