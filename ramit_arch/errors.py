@@ -7,7 +7,10 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """What is wrong, where (file, key) and what to do, in one or two lines. The command prints it without traceback."""
+    """What is wrong, where (file, key) and what to do: one or two lines, or one for each of several problems.
+
+    The command prints it without traceback.
+    """
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

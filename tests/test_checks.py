@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import call_basicsr, options_of_test, tiny_options
+from helpers import call_basicsr, options_of_test, tiny_options, write_options, write_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -332,6 +333,24 @@ def test_all_problems_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         assert result.returncode == 1
         assert result.stderr == PROBLEMS
         assert [path.name for path in tmp_path.iterdir()] == ['many.yml']
+
+
+@pytest.mark.parametrize('value', [3, 'text', [1]])
+def test_what_is_no_section_is_told(value: object) -> None:
+    found = schema.examine(schema.PairedRestoration, value)
+    assert [problem.text for problem in found.wrong] == [
+        f'the section is {value!r}; it must be a section with keys of its own'
+    ]
+
+
+@pytest.mark.parametrize('flag', [[], ['--auto_resume']])
+def test_a_state_that_is_none_is_told_before_the_start(flag: list[str], tmp_path: Path) -> None:
+    opt = tiny_options(*write_pairs(tmp_path / 'data'))
+    opt['path']['resume_state'] = 'train.yml'
+    write_options(tmp_path / 'train.yml', opt)
+    result = call_basicsr('train', '-opt', 'train.yml', *flag, cwd=tmp_path)
+    assert re.match(r'error: train\.yml:\d+: train\.yml: damaged or no training state', result.stderr)
+    assert not (tmp_path / 'experiments').exists()
 
 
 def test_a_section_merged_into_itself_is_told_without_lines(tmp_path: Path) -> None:

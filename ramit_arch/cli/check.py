@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> None:
         UserError: all that is wrong.
     """
     opt = resolve(args, args.opt)
-    datasets = opt.get('datasets')
-    phases = [str(phase) for phase in datasets] if isinstance(datasets, dict) else []
+    sets = opt.get('datasets')
+    phases = [str(phase) for phase in sets] if isinstance(sets, dict) else []
     training = 'train' in phases or ('train' in opt and not any(phase.startswith('test') for phase in phases))
     datasets = preflight(opt, args, training)
     print(dump(opt))

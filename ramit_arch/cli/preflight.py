@@ -50,7 +50,7 @@ def preflight(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> 
             dataset = _build_dataset(opt, phase)
             datasets |= {phase: dataset} if dataset else {}
     state = opt['path'].get('resume_state') if training else None
-    if state is not None and not args.auto_resume:
+    if state is not None and not continuing:
         with _noting(problems, ('path', 'resume_state')):
             read_state(Path(state).expanduser())
     elif not continuing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -749,7 +749,7 @@ def _problem(kind: type[Section], detail: Any, above: Place) -> Problem:
         'dict_type': 'a section with keys of its own',
     }
     words = known.get(detail['type'], detail['msg'].removeprefix('Input should be '))
-    return Problem(place, f'{dotted(place)} is {shown(detail["input"])}; it must be {words}')
+    return Problem(place, f'{dotted(place) or "the section"} is {shown(detail["input"])}; it must be {words}')
 
 
 def _section_at(kind: type[Section], loc: Place) -> type[Section]:
@@ -768,9 +768,10 @@ def kinds_of(annotation: Any) -> Iterator[type]:
         yield annotation
 
 
-def _without(values: Any, places: Iterable[Place]) -> Any:
+def _without(values: Any, places: Collection[Place]) -> Any:
     """What is left without these values; a list goes as a whole if one of its items is wrong itself."""
-    values = values if isinstance(values, dict) and () not in places else {}
+    if () in places:  # not a section at all
+        return {}
     for place in places:
         place = place[: max(i for i, key in enumerate(place) if isinstance(key, str)) + 1]
         section: Any = values
