@@ -1,4 +1,4 @@
-# make setup   a virtual environment .venv with the pinned dependencies and this package
+# make setup   a virtual environment .venv with the pinned dependencies and this package; PYTHON=python3.12 chooses one
 # make demo    train, test and compare a small RAMiT x2 on real photographs
 # make test    the whole test suite
 # make lint    ruff and mypy
@@ -11,18 +11,8 @@ WORKERS ?= 2
 
 .PHONY: setup demo test lint reference bench clean
 
-setup: .venv/installed
-
-# torch and the build tools come first: basicsr imports torch in its setup, and in an isolated build it would
-# download a second one.
-.venv/installed: requirements.txt setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	sed '/^basicsr/d' requirements.txt > .venv/without-basicsr.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r .venv/without-basicsr.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
-	$(BIN)/python -m pip check
-	touch $@
+setup:
+	@$(PYTHON) install/environment.py $(if $(filter file,$(origin PYTHON)),,--this-python)
 
 DEMO := quickstart_RAMiT_SRx2
 DATA := datasets/quickstart/test/LRx2

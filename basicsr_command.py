@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import sys
 import traceback
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 
 if multiprocessing.current_process().name != 'MainProcess':
@@ -193,6 +194,11 @@ def _versions() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; 0 only on success, 130 after Ctrl-C, 1 after an error, 2 after a wrong command line."""
     args = build_parser().parse_args(argv)
+    with ExitStack() as args.until_reported:  # what a verb enters here is left once its error is printed
+        return _run_and_report(args)
+
+
+def _run_and_report(args: argparse.Namespace) -> int:
     try:
         run(args)
     except KeyboardInterrupt:
@@ -210,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Run one verb; its errors are raised."""
+    importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     module = f'data_prep.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'ramit_arch.cli.{args.verb}'
     importlib.import_module(module).run(args)
 
@@ -222,8 +229,6 @@ def _describe(error: Exception) -> str:
     # By its name: where an import failed, the package and its class are not there.
     if type(error).__name__ == 'UserError':
         return str(error)
-    if isinstance(error, ImportError) and 'libGL' in str(error):
-        return f'{error}\nOpenCV needs it: install the system package libgl1, or opencv-python-headless'
     if isinstance(error, OSError) and error.filename is not None:
         return f'{error.filename}: {error.strerror}'
     frame = traceback.extract_tb(error.__traceback__)[-1]

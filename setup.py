@@ -12,7 +12,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    python_requires='>=3.10,<3.13',  # BasicSR 1.4.2 does not build on 3.13
+    python_requires='>=3.10',
     packages=find_packages(include=['ramit_arch', 'ramit_arch.*', 'data_prep']),
     package_data={'ramit_arch.evaluation': ['paper.yml'], 'data_prep': ['datasets.yml']},
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
@@ -50,6 +50,7 @@ setup(
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Image Processing',
     ],
 )

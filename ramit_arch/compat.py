@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from importlib.metadata import packages_distributions, version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,32 @@ _libraries: list[torch.library.Library] = []
 
 def repair() -> None:
     """Make BasicSR importable, trainable and resumable on this machine."""
+    check_opencv()
     repair_torchvision_operators()
     repair_functional_tensor()
     repair_archiving()
     repair_resume()
     repair_training_loader()
     repair_launch_without_cuda()
+
+
+def check_opencv() -> None:
+    """OpenCV's wheel needs libraries of X and GL, which servers and containers often lack.
+
+    Raises:
+        UserError: they are missing; names the command that installs the same release without windows.
+    """
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        packages = packages_distributions().get('cv2')
+        if 'cannot open shared object file' not in str(error) or not packages:
+            raise
+        replacement = f'{packages[0].removesuffix("-headless")}-headless=={version(packages[0])}'
+        raise UserError(
+            f'OpenCV cannot be imported: {error}\n'
+            f'Install its build for servers: pip install --no-deps --force-reinstall {replacement}'
+        ) from error
 
 
 def repair_torchvision_operators() -> None:

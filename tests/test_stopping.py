@@ -143,6 +143,21 @@ def test_a_second_signal_ends_at_once() -> None:
     assert result.returncode == 130
 
 
+def test_a_signal_after_an_error_does_not_suppress_its_message(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    write_options(tmp_path / 'train.yml', tiny_options(*pairs))
+    code = (
+        'import os, signal, sys, basicsr_command\n'
+        'from ramit_arch.cli import train\n'
+        'def fail(_): raise RuntimeError("broken")\n'
+        'def describe(error): os.kill(os.getpid(), signal.SIGTERM); return str(error)\n'
+        'train.train_pipeline, basicsr_command._describe = fail, describe\n'
+        'sys.exit(basicsr_command.main(["train", "-opt", "train.yml"]))\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == 'error: broken'
+
+
 def test_a_worker_that_the_system_ends_is_told_in_the_last_line(pairs: tuple[Path, Path], tmp_path: Path) -> None:
     process = begin(pairs, tmp_path)
     deadline, workers = time.monotonic() + 30, ''

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,11 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
         sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]
         sys.argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
         sys.argv += ['--local_rank', str(args.local_rank)]
+        if training:
+            # Until an error is printed: torchrun sends SIGTERM to the others right after one process has died.
+            args.until_reported.enter_context(stopping.deferred())
         try:
-            with stopping.deferred() if training else nullcontext():
-                pipeline(str(Path.cwd()))
+            pipeline(str(Path.cwd()))
         except (RuntimeError, ConnectionError, EOFError) as error:
             raise _explained(error) from error
 
