@@ -24,7 +24,6 @@ STATE = VENV / 'installed'  # what is installed; empty until all of it is
 THIS_PYTHON = f'{sys.version_info.major}.{sys.version_info.minor}'
 # GB that .venv and pip's downloads take, with the CUDA and with the CPU build of PyTorch (measured on x86_64 Linux).
 CUDA, CPU = (6, 3), (2, 1)
-MISSING_LIBRARY = 'cannot open shared object file'  # the dynamic loader's words
 
 
 def main(arguments: list[str]) -> None:
@@ -128,9 +127,10 @@ def provide_opencv(release: str) -> None:
     """
     result = subprocess.run([PYTHON, '-c', 'import cv2'], stderr=subprocess.PIPE, text=True, check=False)
     problem = result.stderr.strip().rpartition('\n')[2]
-    if MISSING_LIBRARY in problem:
+    if 'cannot open shared object file' in problem:
         print(f'{problem}\nOpenCV: installing opencv-python-headless {release}, which needs no X or GL.', flush=True)
         pip('install', '--no-deps', '--force-reinstall', f'opencv-python-headless=={release}')
+    if result.returncode:
         run(PYTHON, '-c', 'import cv2')
 
 
