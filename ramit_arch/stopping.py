@@ -40,13 +40,19 @@ def deferred() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's would raise an error for every worker
+        reset_sigchld()
         for child in multiprocessing.active_children():
             if child not in others:
                 child.kill()
                 child.join()
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def reset_sigchld() -> None:
+    """After a run: PyTorch's handler raises an error in the main thread, wherever it is, for every worker that ends."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def ignore() -> None:

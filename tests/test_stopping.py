@@ -143,19 +143,47 @@ def test_a_second_signal_ends_at_once() -> None:
     assert result.returncode == 130
 
 
+def failing_run(code: str, pairs: tuple[Path, Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A training whose loop is replaced by code that fails."""
+    write_options(folder / 'train.yml', tiny_options(*pairs))
+    code = f"""
+import os, signal, sys, basicsr_command
+from ramit_arch.cli import pipeline, train
+{code}
+sys.exit(basicsr_command.main(['train', '-opt', 'train.yml']))
+"""
+    return subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, check=False)
+
+
 def test_a_signal_after_an_error_does_not_suppress_its_message(pairs: tuple[Path, Path], tmp_path: Path) -> None:
-    write_options(tmp_path / 'train.yml', tiny_options(*pairs))
-    code = (
-        'import os, signal, sys, basicsr_command\n'
-        'from ramit_arch.cli import train\n'
-        'def fail(_): raise RuntimeError("broken")\n'
-        'def describe(error): os.kill(os.getpid(), signal.SIGTERM); return str(error)\n'
-        'train.train_pipeline, basicsr_command._describe = fail, describe\n'
-        'sys.exit(basicsr_command.main(["train", "-opt", "train.yml"]))\n'
-    )
-    result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    code = """
+def fail(_):
+    raise RuntimeError('broken')
+def describe(error):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return str(error)
+train.train_pipeline, basicsr_command._describe = fail, describe
+"""
+    result = failing_run(code, pairs, tmp_path)
     assert result.returncode == 1, result.stderr
     assert result.stderr.splitlines()[-1] == 'error: broken'
+
+
+def test_a_worker_that_is_reaped_after_the_error_does_not_replace_it(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    code = """
+def reaped(*_):
+    raise RuntimeError('DataLoader worker (pid 7) is killed by signal')
+def fail(_):
+    signal.signal(signal.SIGCHLD, reaped)  # as PyTorch does
+    raise ConnectionError('reset by peer')
+def explained(error, explain=pipeline._explained):
+    os.kill(os.getpid(), signal.SIGCHLD)
+    return explain(error)
+train.train_pipeline, pipeline._explained = fail, explained
+"""
+    result = failing_run(code, pairs, tmp_path)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith('error: a worker of the data loader was ended from outside (reset by peer)')
 
 
 def test_a_worker_that_the_system_ends_is_told_in_the_last_line(pairs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
             # Until an error is printed: torchrun sends SIGTERM to the others right after one process has died.
             args.until_reported.enter_context(stopping.deferred())
         try:
-            pipeline(str(Path.cwd()))
+            try:
+                pipeline(str(Path.cwd()))
+            finally:  # in a try of its own: the handler that is reset may raise one last time
+                stopping.reset_sigchld()
         except (RuntimeError, ConnectionError, EOFError) as error:
             raise _explained(error) from error
 
