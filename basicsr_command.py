@@ -216,6 +216,9 @@ def _run_and_report(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Run one verb; its errors are raised."""
+    if sys.platform == 'linux' and multiprocessing.get_start_method(allow_none=True) is None:
+        # The default before Python 3.14. With its forkserver, every worker of a loader takes seconds to import PyTorch.
+        multiprocessing.set_start_method('fork')
     importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     module = f'data_prep.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'ramit_arch.cli.{args.verb}'
     importlib.import_module(module).run(args)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from helpers import SHARED, write_pairs
 from hypothesis import HealthCheck, settings
 from preparing import put
 
+if sys.platform == 'linux':
+    multiprocessing.set_start_method('fork')  # as the `basicsr` command does
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # of subprocesses
 

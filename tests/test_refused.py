@@ -154,9 +154,9 @@ def test_an_image_name_cannot_leave_the_results_folder(training: bool, tmp_path:
     folder = (tmp_path / 'visualization' / 'set').resolve()
     for name in ('../../../evil', '/tmp/evil', 'a/b/../../../../evil'):
         assert model._image_path(Path(name).stem, 'set', 3).resolve().is_relative_to(folder), name
-    for name in ('..', 'a/..', '.', '', '..evil'):
+    for stem in ('..', '.', ''):  # of '..', of '..evil' before Python 3.14, and of '.'
         with pytest.raises(UserError, match='no name for a file'):
-            model._image_path(Path(name).stem, 'set', 3)
+            model._image_path(stem, 'set', 3)
 
 
 @pytest.mark.parametrize('name', ['../evil', 'a/b', '..', '/tmp/evil', 'a\\b'])
