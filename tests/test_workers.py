@@ -54,7 +54,8 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
         'def work(i):\n'
         '    open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()\n'
         '    time.sleep(60)\n'
-        'list(in_processes(work, range(4), 2))\n'
+        'if __name__ == "__main__":\n'
+        '    list(in_processes(work, range(4), 2))\n'
     )
     pids = tmp_path / 'pids'
     pids.mkdir()
