@@ -53,4 +53,5 @@ bench: setup
 	$(BIN)/python benchmarks/loader.py
 
 clean:
-	rm -rf .venv build *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO)
+	[ ! -e .venv/installed ] || rm -rf .venv
+	rm -rf build *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO)

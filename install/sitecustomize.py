@@ -1,6 +1,6 @@
 """Lets BasicSR 1.4.2 build on Python 3.13 and newer; Python imports it at start-up if this folder is on PYTHONPATH.
 
-    PYTHONPATH=install pip install --no-build-isolation .
+    PYTHONPATH="$PWD/install" pip install --no-build-isolation .
 
 BasicSR's setup.py reads its version by `exec` inside a function and looks for the name in `locals()`. Since Python 3.13
 (PEP 667) such an `exec` writes to a copy of them, and the build ends with `KeyError: '__version__'`.

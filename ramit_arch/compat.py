@@ -36,10 +36,10 @@ def repair() -> None:
 
 
 def check_opencv() -> None:
-    """OpenCV's wheel needs libraries of X and GL, which servers and containers often lack.
+    """OpenCV's wheel needs X11 and OpenGL libraries, which servers and containers often lack.
 
     Raises:
-        UserError: they are missing; names the command that installs the same release without windows.
+        UserError: they are missing; gives the command that installs the headless build of the same release.
     """
     try:
         import cv2  # noqa: F401
@@ -50,7 +50,7 @@ def check_opencv() -> None:
         replacement = f'{packages[0].removesuffix("-headless")}-headless=={version(packages[0])}'
         raise UserError(
             f'OpenCV cannot be imported: {error}\n'
-            f'Install its build for servers: pip install --no-deps --force-reinstall {replacement}'
+            f'Install the headless build instead: pip install --no-deps --force-reinstall {replacement}'
         ) from error
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -45,13 +46,17 @@ class Project:
         return self.commands
 
     def run(self, *command: str | Path, env: dict[str, str] | None = None) -> None:
-        line = ' '.join(map(str, command))
+        line = ' '.join(map(str, command)).replace(' --quiet', '')
         self.commands.append(line)
+        if '-m pip' in line:
+            assert env is not None
+            assert env['PYTHONPATH'] == str(self.folder / 'install')  # absolute: pip builds elsewhere
         if self.failing and self.failing in line:
             raise SystemExit(f'error: {self.failing}')
         if '-m venv' in line:
             (self.venv / 'bin').mkdir()
-            (self.venv / 'bin' / 'python').symlink_to(sys.executable)
+            (self.venv / 'bin' / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+            (self.venv / 'bin' / 'python').chmod(0o755)
             (self.venv / 'lib' / f'python{VERSION}').mkdir(parents=True)
 
 
@@ -93,28 +98,80 @@ def test_a_change_of_the_requirements_updates_the_environment(file: str, project
     (project.venv / 'mine').touch()
     with (project.folder / file).open('a') as stream:
         stream.write('numpy==2\n')
+    project.failing = 'pip check'
+    with pytest.raises(SystemExit):
+        project.setup()
+    project.failing = ''
     assert len(project.setup()) == 4  # all but making .venv
     assert (project.venv / 'mine').exists()
     assert project.setup() == []
 
 
+def test_an_update_that_is_killed_starts_again_from_nothing(project: Project) -> None:
+    project.setup()
+    (project.folder / 'setup.py').write_text('# changed')
+    module = project.module()
+    module.install = killed
+    with pytest.raises(KeyboardInterrupt):
+        module.main([])
+    assert len(project.setup()) == 5
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_clearing_what_was_interrupted_can_be_interrupted(project: Project) -> None:
+    project.failing = 'torch'
+    with pytest.raises(SystemExit):
+        project.setup()
+    project.failing = ''
+    remove = shutil.rmtree
+    project.monkeypatch.setattr(shutil, 'rmtree', killed)
+    with pytest.raises(KeyboardInterrupt):
+        project.setup()
+    project.monkeypatch.setattr(shutil, 'rmtree', remove)
+    assert len(project.setup()) == 5
+
+
 def test_an_environment_of_the_users_own_is_left_alone(project: Project) -> None:
     (project.venv / 'bin').mkdir(parents=True)
     (project.venv / 'bin' / 'python').symlink_to(sys.executable)
-    with pytest.raises(SystemExit, match=r'did not create this \.venv'):
+    with pytest.raises(SystemExit, match=r'\.venv was not created by make setup'):
         project.setup()
     assert project.commands == []
     assert (project.venv / 'bin' / 'python').exists()
 
 
-def test_a_moved_environment_and_one_without_its_python_are_built_again(project: Project) -> None:
+def test_a_moved_environment_and_one_without_its_python_are_named(project: Project) -> None:
     project.setup()
+    before = project.folder
     project.folder = project.folder.rename(project.folder.with_name('moved'))
     project.venv = project.folder / '.venv'
-    assert len(project.setup()) == 5
+    with pytest.raises(SystemExit, match=f'created in {before}/.venv, and cannot be moved'):
+        project.setup()
+    project.folder = project.folder.rename(before)
+    project.venv = project.folder / '.venv'
     (project.venv / 'bin' / 'python').unlink()
     (project.venv / 'bin' / 'python').symlink_to('/no/such/python')
-    assert len(project.setup()) == 5
+    with pytest.raises(SystemExit, match=r'/no/such/python, no longer exists; remove \.venv'):
+        project.setup()
+    assert project.commands == []
+
+
+def test_two_runs_at_once_take_turns(project: Project) -> None:
+    code = (
+        f'import runpy, sys; sys.argv = ["environment.py"]\n'
+        f'module = runpy.run_path({str(ROOT / "install" / "environment.py")!r})\n'
+        f'module["locked"].__wrapped__.__globals__["ROOT"] = {str(project.folder)!r}\n'
+        f'with module["locked"](): print("in", flush=True)\n'
+    )
+    module = project.module()
+    with module.locked():
+        other = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+        assert other.stdout
+        assert other.stdout.readline() == 'Waiting for another make setup.\n'
+    assert other.communicate(timeout=30)[0] == 'in\n'
 
 
 def test_a_python_that_was_asked_for_is_not_silently_another(project: Project) -> None:
@@ -136,8 +193,9 @@ def test_a_python_without_ensurepip_is_told_which_package_has_it(project: Projec
 
 def test_a_python_that_is_too_old_is_named(project: Project) -> None:
     module = project.module()
+    module.THIS_PYTHON = '3.9'
     project.monkeypatch.setattr(sys, 'version_info', (3, 9, 18))
-    with pytest.raises(SystemExit, match=r'is too old, 3\.10 or newer is needed'):
+    with pytest.raises(SystemExit, match=r'Python 3\.9 is too old, 3\.10 or newer is needed'):
         module.main([])
     assert not project.venv.exists()
 
@@ -153,14 +211,14 @@ def test_a_disk_that_is_too_small_is_told_before_the_download(
     project.monkeypatch.setenv('PIP_EXTRA_INDEX_URL', index)
     project.monkeypatch.setenv('PIP_INDEX_URL', '')
     project.monkeypatch.setenv('PIP_NO_CACHE_DIR', '')
+    project.monkeypatch.setattr(tempfile, 'gettempdir', lambda: str(project.folder))
     project.monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=free * 1e9))
     if fits:
         assert len(project.setup()) == 5
     else:
         with pytest.raises(SystemExit, match=rf'{project.folder} has {free} GB free'):
             project.setup()
-        assert not project.venv.exists()
-        assert project.commands == []
+        assert len(project.commands) == 1  # only .venv
     assert (os.environ['PIP_NO_CACHE_DIR'] == '') == cached
 
 
