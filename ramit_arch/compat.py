@@ -11,8 +11,11 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from itertools import count
+from logging import Logger
 from pathlib import Path
 from typing import Any
 
@@ -207,17 +210,44 @@ def _is_count(value: Any) -> bool:
 def repair_training_loader() -> None:
     """BasicSR counts the iterations of an epoch by rounding up and without `num_gpu`, but its loader drops the last
     batch and multiplies the batch by `num_gpu`: a run ended long before `total_iter`, without a word. It reseeds its
-    workers with the same constants every epoch, so that every epoch replays its crops and flips, and a resumed run
-    repeats its epoch. Ours has neither fault, and knows progressive learning."""
+    workers with the same constants every epoch, so that every epoch replays its crops and flips."""
     import basicsr.data
     import basicsr.train
 
     from ramit_arch.data.draws import seed_worker
-    from ramit_arch.data.loaders import create_train_val_dataloader
 
-    basicsr.train.create_train_val_dataloader = create_train_val_dataloader
+    basicsr.train.create_train_val_dataloader = partial(
+        create_train_val_dataloader, basicsr.train.create_train_val_dataloader
+    )
     if 'num_workers' in inspect.signature(basicsr.data.worker_init_fn).parameters:
         basicsr.data.worker_init_fn = seed_worker
+
+
+def create_train_val_dataloader(original: Callable, opt: dict[str, Any], logger: Logger) -> tuple:
+    """BasicSR's `create_train_val_dataloader` in full length, and ours if the model or the training dataset is ours.
+
+    Raises:
+        UserError: the training set has no whole batch.
+    """
+    from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+
+    from ramit_arch import stopping
+    from ramit_arch.data.loaders import create_train_val_dataloader as create_ours
+    from ramit_arch.data.restoration_dataset import RestorationDataset
+    from ramit_arch.models.ramit_model import RAMiTModel
+
+    model, dataset = MODEL_REGISTRY.get(opt['model_type']), DATASET_REGISTRY.get(opt['datasets']['train']['type'])
+    ours = issubclass(model, RAMiTModel) or issubclass(dataset, RestorationDataset)
+    loader, sampler, val_loaders, epochs, total = (create_ours if ours else original)(opt, logger)
+    if not ours:
+        if not len(loader):
+            raise UserError(
+                f'datasets.train: fewer images than a batch of {loader.batch_size}; lower batch_size_per_gpu or set '
+                'dataset_enlarge_ratio'
+            )
+        epochs = max(epochs, -(-total // len(loader)))
+    loader.worker_init_fn = stopping.worker_init(loader.worker_init_fn)
+    return loader, sampler, val_loaders, epochs, total
 
 
 def repair_launch_without_cuda() -> None:

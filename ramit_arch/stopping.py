@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM while training: the step ends and is saved; a second signal ends the process at once.
+"""Ctrl-C and SIGTERM in `basicsr train`: finish the step, save, and exit; a second signal exits immediately.
 
-Both reach the workers of a data loader too, from a terminal or from a job scheduler. They leave it to the process that
-they work for, which would otherwise lose its data before it has saved.
+A terminal and a job scheduler send the signal to the data loader's workers too. They ignore it: the process that they
+work for would otherwise fail before it has saved.
 """
 
 from __future__ import annotations
@@ -10,36 +10,51 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
+
+import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_received: int = 0
+_received = 0
+_deferring = False
 
 
-def received() -> int:
-    """The number of the signal that asks to stop, or 0."""
-    return _received
+def received(group: Any = None) -> int:
+    """The number of the signal that asks to stop, or 0.
+
+    Args:
+        group: a gloo process group, whose processes all get the same answer.
+    """
+    if group is None:
+        return _received
+    number = torch.tensor(_received)
+    torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group)
+    return int(number)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
     """Only note the first signal. Whoever trains asks `received` and leaves by `SystemExit(128 + number)`.
 
-    Workers that are left in the end are ended.
+    Kills the workers that are left in the end.
     """
-    global _received
+    global _deferring, _received
     _received = 0
     if threading.current_thread() is not threading.main_thread():  # others get no signals
         yield
         return
     others = multiprocessing.active_children()
     former = {number: signal.signal(number, _note) for number in SIGNALS}
+    _deferring = True
     try:
         yield
     finally:
+        _deferring = False
         reset_sigchld()
         for child in multiprocessing.active_children():
             if child not in others:
@@ -55,10 +70,19 @@ def reset_sigchld() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def ignore() -> None:
-    """In a worker of a data loader."""
+def worker_init(init: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    """A data loader's `worker_init_fn` whose workers also ignore the signals, if they are deferred in this process.
+
+    Elsewhere nobody would kill such workers: multiprocessing terminates them by SIGTERM and waits for ever.
+    """
+    return partial(_ignore_signals, init) if _deferring else init
+
+
+def _ignore_signals(init: Callable[[int], None] | None, worker_id: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if init:
+        init(worker_id)
 
 
 def _note(number: int, _: FrameType | None) -> None:
@@ -69,4 +93,4 @@ def _note(number: int, _: FrameType | None) -> None:
         os._exit(128 + number)
     _received = number
     # Not print: the signal may have come in the middle of one.
-    os.write(2, b'stopping: this step ends and is saved; again: at once\n')
+    os.write(2, b'stopping after this step; interrupt again to exit immediately\n')

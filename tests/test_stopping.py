@@ -139,7 +139,7 @@ def test_a_second_signal_ends_at_once() -> None:
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert result.stdout == 'goes on 15\n'
-    assert result.stderr == 'stopping: this step ends and is saved; again: at once\n'
+    assert result.stderr == 'stopping after this step; interrupt again to exit immediately\n'
     assert result.returncode == 130
 
 

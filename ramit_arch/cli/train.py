@@ -3,12 +3,65 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
+import basicsr.train
+import torch
+from basicsr.models.base_model import BaseModel
 from basicsr.train import train_pipeline
+from basicsr.utils import get_root_logger
 
+from ramit_arch import stopping
 from ramit_arch.cli.pipeline import run_pipeline
+from ramit_arch.models.ramit_model import RAMiTModel
 
 
 def run(args: argparse.Namespace) -> None:
     """Train by BasicSR's own loop."""
-    run_pipeline(args, train_pipeline, training=True)
+    with stoppable():
+        run_pipeline(args, train_pipeline, training=True)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let BasicSR's loop stop any model on a signal; RAMiTModel does so itself, also in the middle of a validation."""
+    create_loaders, build_model = basicsr.train.create_train_val_dataloader, basicsr.train.build_model
+    samplers = []
+
+    def create_loaders_and_note(opt: dict[str, Any], logger: Any) -> tuple:
+        loaders = create_loaders(opt, logger)
+        samplers.append(loaders[1])
+        return loaders
+
+    def build_stoppable_model(opt: dict[str, Any]) -> BaseModel:
+        model = build_model(opt)
+        if not isinstance(model, RAMiTModel):
+            group = torch.distributed.new_group(backend='gloo') if opt['dist'] else None
+            model.update_learning_rate = partial(_leave_or, model.update_learning_rate, model, samplers[0], group)
+        return model
+
+    basicsr.train.create_train_val_dataloader = create_loaders_and_note
+    basicsr.train.build_model = build_stoppable_model
+    try:
+        yield
+    finally:
+        basicsr.train.create_train_val_dataloader, basicsr.train.build_model = create_loaders, build_model
+
+
+def _leave_or(
+    update: Callable[..., None], model: BaseModel, sampler: Any, group: Any, current_iter: int, warmup_iter: int = -1
+) -> None:
+    """`update_learning_rate`, with which an iteration begins: if asked to stop, save the previous one and exit."""
+    number = stopping.received(group)
+    if number:
+        done, name = current_iter - 1, signal.Signals(number).name
+        if done % model.opt['logger']['save_checkpoint_freq']:  # else the loop has just saved it
+            model.save(sampler.epoch, done)
+        saved = f'after iteration {done:,}, which is saved; see --auto_resume' if done else 'before the first iteration'
+        get_root_logger().info(f'Stopped by {name} {saved}.')
+        raise SystemExit(128 + number)
+    update(current_iter, warmup_iter=warmup_iter)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ramit_arch import stopping
 from ramit_arch.data.progression import Progression
 
 
@@ -53,15 +52,13 @@ def draw_seed(*numbers: int) -> int:
 
 
 def seed_worker(worker_id: int, **_: object) -> None:
-    """Seed `random` and NumPy of a loader's worker from torch's generator, which differs by worker and by epoch, and
-    leave signals to the process that it works for.
+    """Seed `random` and NumPy of a loader's worker from torch's generator, which differs by worker and by epoch.
 
-    Takes, and needs not, the further arguments of BasicSR's `worker_init_fn`.
+    Accepts the further arguments of BasicSR's `worker_init_fn`, and ignores them.
     """
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
-    stopping.ignore()
 
 
 class DrawSampler(Sampler[list[Draw]]):

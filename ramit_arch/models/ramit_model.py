@@ -171,7 +171,7 @@ class RAMiTModel(ScoringModel):
         self._keep(losses, current_iter)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
-        number = self._any_asked_to_stop()
+        number = stopping.received(self.control if self.opt['dist'] else None)
         if number:
             self._stop_unless_finite()
             self.leave(current_iter, number)
@@ -293,14 +293,6 @@ class RAMiTModel(ScoringModel):
 
     def asked_to_stop(self) -> int:
         return stopping.received() if self.is_train else 0
-
-    def _any_asked_to_stop(self) -> int:
-        """The same of all processes."""
-        if not self.opt['dist']:
-            return self.asked_to_stop()
-        number = torch.tensor(self.asked_to_stop())
-        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, self.control)
-        return int(number)
 
     def leave(self, iteration: int, number: int) -> NoReturn:
         """Save this iteration, unless it is saved, and end."""

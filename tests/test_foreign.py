@@ -1,0 +1,161 @@
+"""Trainings whose model and dataset are BasicSR's: `import ramit_arch` changes neither batches nor how they end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from helpers import BASICSR, run_basicsr, tiny_options, write_options
+
+SCRIPT = Path(__file__).with_name('foreign.py')
+
+
+def stock_options(pairs: tuple[Path, Path], **train_section: object) -> dict:
+    """Twelve iterations of batches of one image, by a stock dataset and a subclass of SRModel."""
+    opt = tiny_options(*pairs)
+    opt['model_type'] = 'Recorder'
+    opt['network_g'] = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1, 'upscale': 2}
+    stock = {'type': 'PairedImageDataset', 'io_backend': {'type': 'disk'}}
+    data = {key: opt['datasets']['val'][key] for key in ('dataroot_gt', 'dataroot_lq', 'name')}
+    opt['datasets']['train'] = {**data, **stock, 'gt_size': 8, 'use_hflip': True, 'use_rot': True,
+                                'batch_size_per_gpu': 1, 'num_worker_per_gpu': 1, **train_section}  # fmt: skip
+    opt['datasets']['val'] = {**data, **stock}
+    opt['train'].update(total_iter=12, ema_decay=0, scheduler={'type': 'MultiStepLR', 'milestones': [6], 'gamma': 0.5})
+    opt['logger'].update(save_checkpoint_freq=100)
+    opt['path'] = {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None}
+    return opt
+
+
+@contextmanager
+def started(
+    opt: dict, folder: Path, package: str = 'with', method: str = 'fork', **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The script; when it has ended, nothing of its session may be left."""
+    write_options(folder / 'train.yml', opt)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), package, method, '-opt', 'train.yml'], cwd=folder,
+        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+        deadline = time.monotonic() + 10
+        while any_left(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def any_left(session: int) -> bool:
+    """Whether a process group has processes."""
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def train(opt: dict, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    with started(opt, folder, *arguments, **environment) as process:
+        out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def batches(result: subprocess.CompletedProcess[str]) -> list[str]:
+    assert result.returncode == 0, result.stderr
+    return [line for line in result.stdout.splitlines() if line.startswith('batch')]
+
+
+def test_batches_are_basicsrs_own_where_nothing_is_repaired(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    opt = stock_options(pairs, num_worker_per_gpu=0)
+    ours, theirs = (batches(train(opt, tmp_path, package)) for package in ('with', 'without'))
+    assert len(ours) == 12
+    assert ours == theirs
+
+
+def test_a_run_that_basicsr_ends_early_reaches_its_last_iteration(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    opt = stock_options(
+        pairs, num_worker_per_gpu=0, batch_size_per_gpu=2
+    )  # of three images: one batch an epoch, not two
+    ours, theirs = (batches(train(opt, tmp_path, package)) for package in ('with', 'without'))
+    assert len(theirs) < len(ours) == 12
+    assert ours[: len(theirs)] == theirs
+
+
+def test_a_set_without_a_whole_batch_is_an_error(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    opt = stock_options(pairs, batch_size_per_gpu=4)
+    assert 'fewer images than a batch of 4' in train(opt, tmp_path).stderr.splitlines()[-1]
+
+
+MESSAGES = {'image': 'Original Traceback', 'network': 'the network fails', 'validation': 'the validation fails'}
+
+
+@pytest.mark.parametrize(('fault', 'method', 'ours'), [
+    ('image', 'fork', False), ('image', 'spawn', False), ('network', 'fork', False), ('validation', 'fork', False),
+    ('image', 'fork', True),
+])  # fmt: skip
+def test_a_failing_run_ends_and_leaves_no_process_behind(
+    fault: str, method: str, ours: bool, pairs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    opt = tiny_options(*pairs) if ours else stock_options(pairs)
+    opt['datasets']['train'].update(num_worker_per_gpu=2, persistent_workers=True)
+    if fault == 'image':
+        opt['datasets']['train']['dataroot_lq'] = str(tmp_path / 'lq')
+        shutil.copytree(pairs[1], tmp_path / 'lq')
+        for file in (tmp_path / 'lq').iterdir():
+            file.write_bytes(file.read_bytes()[:60])  # only the header
+    result = train(opt, tmp_path, 'with', method, FAIL=fault)  # would time out
+    assert result.returncode == 1
+    assert MESSAGES[fault] in result.stderr
+
+
+def test_ctrl_c_ends_a_script_as_without_the_package(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    # One long epoch: where one ends, PyTorch joins its workers in a destructor, in which Python ignores Ctrl-C.
+    opt = stock_options(pairs, num_worker_per_gpu=2, dataset_enlarge_ratio=10**6)
+    opt['train']['total_iter'] = opt['val']['val_freq'] = 10**6
+    codes = []
+    for package in ('with', 'without'):
+        with started(opt, tmp_path, package) as process:
+            assert process.stdout
+            next(line for line in process.stdout if line.startswith('batch'))
+            os.killpg(process.pid, signal.SIGINT)
+            process.communicate(timeout=30)
+        codes.append(process.returncode)
+    assert codes[0] == codes[1] != 0
+
+
+def test_the_command_stops_another_model_with_its_own_checkpoint(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    opt = stock_options(pairs, persistent_workers=True)
+    opt['model_type'] = 'SRModel'
+    opt['train']['total_iter'] = 10**6
+    opt['val']['val_freq'] = 10**6
+    write_options(tmp_path / 'train.yml', opt)
+    process = subprocess.Popen(
+        [str(BASICSR), 'train', '-opt', 'train.yml'],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr
+    next(line for line in process.stderr if 'l_pix' in line)
+    os.killpg(process.pid, signal.SIGTERM)  # workers too
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    [state] = (tmp_path / 'experiments' / 'tiny' / 'training_states').glob('*.state')
+    done = int(state.stem)
+    assert err.splitlines()[-1].endswith(
+        f'Stopped by SIGTERM after iteration {done:,}, which is saved; see --auto_resume.'
+    )
+    result = run_basicsr('train', '-opt', 'train.yml', '--auto_resume', '--force_yml',
+                         f'train:total_iter={done + 2}', cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert f'iter: {done}.' in result.stderr
+    assert (tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth').is_file()
