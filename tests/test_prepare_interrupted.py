@@ -215,7 +215,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         folder.mkdir()
         done = subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'none', folder], capture_output=True, check=False)
         if done.returncode:
-            pytest.skip('may not mount a file system here')
+            pytest.skip('needs root, to mount a file system')
         mounts.append(folder)
         return folder
 
