@@ -10,19 +10,23 @@ import argparse
 import importlib
 import multiprocessing
 import sys
+import sysconfig
 import traceback
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 if multiprocessing.current_process().name != 'MainProcess':
-    # A spawned worker of a data loader (macOS) starts by importing this module; it needs BasicSR importable before it
-    # unpickles its data set.
+    # A spawned worker of a data loader (macOS) starts by importing this module; it needs BasicSR importable, and the
+    # user's own classes registered, before it unpickles its dataset.
     importlib.import_module('ramit_arch')
+    importlib.import_module('ramit_arch.cli.user_code').load_inherited()
 
 EXAMPLES = {
     'train': 'basicsr train -opt options/train_RAMiT_SRx2.yml\n'
     '  basicsr train -opt options/train_RAMiT_SRx2.yml --auto_resume\n'
-    '  basicsr train -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999 name=with_ema',
+    '  basicsr train -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999 name=with_ema\n'
+    '  basicsr train -opt mine.yml --import my_network.py',
     'test': 'basicsr test -opt options/test_RAMiT_SRx2.yml\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --only Set5 Set14\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --force_yml path:pretrain_network_g=my.pth',
@@ -104,6 +108,16 @@ def build_parser() -> argparse.ArgumentParser:
             default=[],
             metavar='KEY:KEY=VALUE',
             help='change options; values are YAML',
+        )
+    for verb in (train, test, compare, options, check, complexity):
+        verb.add_argument(
+            '--import',
+            dest='imports',
+            nargs='+',
+            action='extend',
+            default=[],
+            metavar='PATH',
+            help='register your own networks, datasets, losses or models: Python files, folders, or modules',
         )
     for verb in verbs.choices.values():
         verb.add_argument('--traceback', action='store_true', help='show the whole traceback of an error')
@@ -220,6 +234,8 @@ def run(args: argparse.Namespace) -> None:
         # The default before Python 3.14. With its forkserver, every worker of a loader takes seconds to import PyTorch.
         multiprocessing.set_start_method('fork')
     importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
+    if getattr(args, 'imports', None):
+        importlib.import_module('ramit_arch.cli.user_code').load(args.imports)
     module = f'data_prep.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'ramit_arch.cli.{args.verb}'
     importlib.import_module(module).run(args)
 
@@ -234,9 +250,23 @@ def _describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f'{error.filename}: {error.strerror}'
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frame = _deepest_frame(error)
     text = f'no key {error}' if isinstance(error, KeyError) else str(error).strip().partition('\n')[0]
     return f'{type(error).__name__}: {text}\n({frame.filename}:{frame.lineno} in {frame.name}; --traceback shows more)'
+
+
+def _deepest_frame(error: Exception) -> traceback.FrameSummary:
+    """Where an error was raised; where a user's own code led to it, the last line of that."""
+    root = Path(__file__).resolve().parent
+    others = [Path(sysconfig.get_path(name)) for name in ('stdlib', 'purelib', 'platlib')]
+    others += [root / 'ramit_arch', root / 'data_prep', root / Path(__file__).name]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).is_file() and not any(Path(frame.filename).is_relative_to(other) for other in others)
+    ]
+    return (own or frames)[-1]
 
 
 if __name__ == '__main__':

@@ -115,7 +115,7 @@ def repair_resume() -> None:
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's contract on any device: with `auto_resume` the newest state that is whole and has its network; without
+    """BasicSR's contract on any device: with `auto_resume` the newest state that is whole and has its networks; without
     it, or where there is no state yet, `path.resume_state`; else None.
 
     Args:
@@ -133,6 +133,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         seeds = [opt['manual_seed']]
         torch.distributed.broadcast_object_list(seeds, src=0)
         opt['manual_seed'] = seeds[0]
+    ignored = opt['path'].get('ignore_resume_networks') or []
+    labels = [key.removeprefix('network_') for key in opt if key.startswith('network_') and key not in ignored]
     given = [Path(opt['path']['resume_state']).expanduser()] if opt['path'].get('resume_state') else []
     found: list[Path] = []
     if opt['auto_resume']:
@@ -142,12 +144,11 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     for path in found or given:
         try:
             state = read_state(path)
-            network = path.parents[1] / 'models' / f'net_g_{state["iter"]}.pth'
-            if path in found:
+            for label in labels if path in found else []:
                 try:
-                    read_weights(str(network))
+                    read_weights(str(path.parents[1] / 'models' / f'net_{label}_{state["iter"]}.pth'))
                 except UserError as error:
-                    raise UserError(f'{path}: its network cannot be read: {error}') from error
+                    raise UserError(f'{path}: its network_{label} cannot be read: {error}') from error
         except UserError as error:
             problem = error
             print(f'Passed over: {error}', flush=True)  # BasicSR's logger does not exist yet

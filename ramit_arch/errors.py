@@ -13,16 +13,16 @@ class UserError(Exception):
     """
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The nearest known word, if one is near."""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The nearest known word, if one is near: `cutoff` is difflib's ratio, up to 1 for equal words."""
     spelt = {str(name).lower(): name for name in known}
-    near = get_close_matches(str(word).lower(), list(spelt), n=1)
+    near = get_close_matches(str(word).lower(), list(spelt), n=1, cutoff=cutoff)
     return spelt[near[0]] if near else None
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """' (did you mean X?)' for the nearest known word, or nothing."""
-    near = nearest(word, known)
+    near = nearest(word, known, cutoff)
     return f' (did you mean {near}?)' if near else ''
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers import BASICSR, run_basicsr, tiny_options, write_options
+from helpers import BASICSR, problems, run_basicsr, tiny_options, write_options
 
 SCRIPT = Path(__file__).with_name('foreign.py')
 
@@ -159,3 +159,106 @@ def test_the_command_stops_another_model_with_its_own_checkpoint(pairs: tuple[Pa
     assert result.returncode == 0, result.stderr
     assert f'iter: {done}.' in result.stderr
     assert (tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth').is_file()
+
+
+# ---------------------------------------------------------------------------------------- models of several networks
+
+TWO_NETWORKS = '''
+import torch
+from basicsr.archs import build_network
+from basicsr.models.base_model import BaseModel
+from basicsr.utils.registry import MODEL_REGISTRY
+
+@MODEL_REGISTRY.register()
+class TwoNetworks(BaseModel):
+    """A network `a` whose output a network `r` refines."""
+
+    def __init__(self, opt):
+        super().__init__(opt)
+        self.networks = {name: self.model_to_device(build_network(opt[f'network_{name}'])) for name in 'ar'}
+        for name, network in self.networks.items():
+            path = opt['path'].get(f'pretrain_network_{name}')
+            if path:
+                self.load_network(network, path)
+        if self.is_train:
+            parameters = [p for network in self.networks.values() for p in network.parameters()]
+            self.optimizers.append(torch.optim.SGD(parameters, lr=0.01))
+            self.setup_schedulers()
+
+    def feed_data(self, data):
+        self.lq, self.gt = data['lq'], data['gt']
+
+    def optimize_parameters(self, current_iter):
+        self.optimizers[0].zero_grad()
+        loss = (self.networks['r'](self.networks['a'](self.lq)) - self.gt).abs().mean()
+        loss.backward()
+        self.optimizers[0].step()
+        self.log_dict = {'l': loss.item()}
+
+    def test(self):
+        with torch.no_grad():
+            self.output = self.networks['r'](self.networks['a'](self.lq))
+
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+        for data in dataloader:
+            self.feed_data(data)
+            self.test()
+            print('restored', tuple(self.output.shape))
+
+    def save(self, epoch, current_iter):
+        for name, network in self.networks.items():
+            self.save_network(network, f'net_{name}', current_iter)
+        self.save_training_state(epoch, current_iter)
+'''
+
+
+def train_and_resume(opt: dict, folder: Path, start: int, *flags: str) -> None:
+    """Train four iterations, and six in a second run that goes on from `start`."""
+    write_options(folder / 'train.yml', opt)
+    for total in (4, 6):
+        if total == 6 and start == 2:
+            (folder / 'experiments' / 'tiny' / 'models' / 'net_r_4.pth').write_bytes(b'junk')
+        changes = ['--auto_resume', '--force_yml', f'train:total_iter={total}']
+        result = run_basicsr('train', '-opt', 'train.yml', *changes, *flags, cwd=folder)
+        assert result.returncode == 0, result.stderr
+    assert f'iter: {start}.' in result.stderr
+
+
+def test_a_model_of_two_other_networks_is_checked_trained_resumed_and_tested(
+    pairs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    opt = stock_options(pairs, num_worker_per_gpu=0)
+    network = opt.pop('network_g')
+    first = {'type': 'SRVGGNetCompact', 'num_feat': 4, 'num_conv': 1, 'upscale': 1}
+    opt.update(model_type='TwoNetworks', network_a=first, network_r=network)
+    del opt['train']['optim_g']
+    opt['val']['val_freq'] = 100
+    opt['logger']['save_checkpoint_freq'] = 2
+    opt['path'] = {}
+    (tmp_path / 'two_model.py').write_text(TWO_NETWORKS)
+    train_and_resume(opt, tmp_path, 2, '--import', 'two_model.py')
+    test = {key: opt[key] for key in ('name', 'model_type', 'scale', 'num_gpu', 'network_a', 'network_r')}
+    models = 'experiments/tiny/models'
+    paths = {f'pretrain_network_{name}': f'{models}/net_{name}_latest.pth' for name in 'ar'}
+    test.update(datasets={'test_1': opt['datasets']['val']}, path=paths, val={'save_img': False})
+    write_options(tmp_path / 'test.yml', test)
+    result = run_basicsr('test', '-opt', 'test.yml', '--import', 'two_model.py', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count('restored (1, 3, 4') == 3
+    test['network_r']['num_feats'] = 3
+    assert 'network_r.num_feats is unknown (did you mean num_feat?)' in problems(test, training=False)
+
+
+def test_basicsrs_gan_is_trained_and_resumed(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    opt = stock_options(pairs, num_worker_per_gpu=0)
+    opt['model_type'] = 'SRGANModel'
+    opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
+    opt['train'].update(
+        optim_d={'type': 'Adam', 'lr': 0.001},
+        net_d_iters=1,
+        net_d_init_iters=0,
+        gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
+    )
+    opt['val']['val_freq'] = 100
+    opt['logger']['save_checkpoint_freq'] = 2
+    train_and_resume(opt, tmp_path, 4)

@@ -63,7 +63,7 @@ def _sets(opt: dict[str, Any], datasets: dict[str, RestorationDataset]) -> list[
 
 
 def _size(opt: dict[str, Any]) -> list[str]:
-    if opt['network_g']['type'] != 'RAMiT':
+    if opt.get('network_g', {}).get('type') != 'RAMiT':
         return []
     with torch.device('meta'):
         network = build_network(dict(opt['network_g']))

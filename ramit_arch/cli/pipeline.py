@@ -46,7 +46,7 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
     preflight(opt, args, training)
     with tempfile.TemporaryDirectory() as folder:
         file = args.opt
-        if opt != options.read(args.opt):
+        if args.imports or opt != options.read(args.opt):
             # BasicSR knows no `base` and would evaluate --force_yml as Python; it gets the resolved file instead, which
             # it also archives.
             file = str(Path(folder, Path(args.opt).name))

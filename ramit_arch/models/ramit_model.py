@@ -23,7 +23,7 @@ from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
 from ramit_arch.models.compute import enable_checkpointing, read_compute
 from ramit_arch.models.schedule import read_schedule
-from ramit_arch.models.scoring_model import ScoringModel
+from ramit_arch.models.scoring_model import ScoringModel, check_size
 from ramit_arch.options import without_nulls
 from ramit_arch.options.checks import check_running
 
@@ -159,6 +159,7 @@ class RAMiTModel(ScoringModel):
             with self._synchronised(i == parts - 1):
                 with self.train_compute.active():
                     output = self.trained(self.train_compute.image(lq)).float()
+                check_size(output, gt)
                 terms = self._losses(output, gt)
                 (share * torch.stack(list(terms.values())).sum()).backward()
             for name, value in terms.items():

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from ramit_arch.archs.ramit_arch import symmetric_pad
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.protocols import describe, validation_metrics
 from ramit_arch.evaluation.scores import mean_scores, write_scores
@@ -25,10 +26,20 @@ from ramit_arch.files import write_whole
 from ramit_arch.models.compute import read_compute
 
 
+def check_size(output: torch.Tensor, gt: torch.Tensor) -> None:
+    """Raises UserError if a network's output and its target (N, C, H, W) differ in height, width or channels."""
+    if output.shape != gt.shape:
+        sizes = [f'{x.shape[-1]}x{x.shape[-2]}' for x in (output, gt)]
+        if sizes[0] == sizes[1]:
+            sizes = [f'{x.shape[1]} channels' for x in (output, gt)]
+        raise UserError(f'network_g returned {sizes[0]} for a target of {sizes[1]}')
+
+
 class ScoringModel(SRModel):
     """SRModel whose validation follows a protocol, is shared by all processes, and scores every image in a file.
 
     val.protocol: SR, CDN, GDN, LLE or DR: the metrics of a task (`evaluation.protocols`); `val.metrics` may add others.
+    val.size_multiple: images are padded to multiples of it, mirrored, and the outputs are cropped.
     val.bf16, tf32, channels_last, compile: how the network is computed (`models.compute`).
     """
 
@@ -54,8 +65,11 @@ class ScoringModel(SRModel):
             self._val_network = net, self.val_compute.network(net)
         training = net.training
         net.eval()
+        multiple = (self.opt.get('val') or {}).get('size_multiple') or 1
+        height, width = (size * int(self.opt.get('scale', 1)) for size in self.lq.shape[-2:])
         with torch.no_grad(), self.val_compute.active():
-            self.output = self._val_network[1](self.val_compute.image(self.lq)).float()
+            output = self._val_network[1](self.val_compute.image(symmetric_pad(self.lq, multiple))).float()
+        self.output = output[..., :height, :width] if multiple > 1 else output
         net.train(training)
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
@@ -134,6 +148,7 @@ class ScoringModel(SRModel):
         restored = tensor2img(self.output)
         row: dict[str, Any] = {'image': Path(data.get('gt_path', data['lq_path'])[0]).stem, 'lq': data['lq_path'][0]}
         if 'gt' in data:
+            check_size(self.output, self.gt)
             row['gt'] = data.get('gt_path', data['lq_path'])[0]
             images = {'img': restored, 'img2': tensor2img(self.gt)}
             for metric in self.opt['val'].get('metrics') or {}:

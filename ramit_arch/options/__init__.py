@@ -33,8 +33,8 @@ class _Loader(yaml.SafeLoader):
 def load(file: str | Path) -> dict[str, Any]:
     """Read an option file as plain data, on top of the file that its key `base` names, if any.
 
-    `base` is a path relative to the file. Sections are merged key by key; any other value, a list too, replaces that
-    of the base, and a null removes it.
+    `base` is a path relative to the file. Sections are merged key by key, unless they name another `type` than the
+    base's; any other value, a list too, replaces that of the base, and a null removes it.
 
     Raises:
         UserError: a file is missing, is not YAML, repeats a key, holds tags that would run code, or is its own base.
@@ -64,7 +64,9 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             merged.pop(key, None)
         elif isinstance(value, dict) and isinstance(base.get(key), dict):
-            merged[key] = _merge(base[key], value)
+            # The keys of one network, dataset, loss or optimiser mean nothing to another.
+            another = 'type' in value and value['type'] != base[key].get('type', value['type'])
+            merged[key] = _merge({} if another else base[key], value)
         else:
             merged[key] = value
     return merged

@@ -53,6 +53,7 @@ from ramit_arch.options.schema import (
 
 # What BasicSR adds to the options of a run, and we.
 ADDED = frozenset('dist rank world_size auto_resume is_train root_path resumed running'.split())
+SAME_NAME = 0.8  # how near a class's name must be to be the one that was meant; most end alike
 TEXTS = frozenset('name project resume_id suffix'.split())  # where 12e3 is a good name
 
 
@@ -128,7 +129,7 @@ def check_network(opt: dict[str, Any]) -> list[Problem]:
 def _means_ours(name: Any) -> bool:
     """Whether a model that nobody registered is RAMiTModel, misspelt."""
     models = registry.MODEL_REGISTRY.keys()
-    return isinstance(name, str) and name not in models and nearest(name, models) == 'RAMiTModel'
+    return isinstance(name, str) and name not in models and nearest(name, models, SAME_NAME) == 'RAMiTModel'
 
 
 def check_running(opt: dict[str, Any]) -> None:
@@ -240,6 +241,9 @@ def _missing(parsed: Parsed) -> Iterator[Problem]:
         unless |= {'datasets.train.lq_patch_size'}
     if _section(parsed.raw, 'datasets', 'train').get('gt_size') is not None:
         unless |= {'datasets.train.lq_patch_size'}
+    networks = [key for key in parsed.raw if key.startswith('network_')]
+    if not parsed.ours and networks and 'network_g' not in networks:  # another model's, which has its own names
+        unless |= {name for name in NEEDED if name.startswith(('network_g', 'train.optim_g'))}
     if not parsed.ours:  # which would score random weights, but that is theirs to say
         unless |= {'path.pretrain_network_g'}
     when = ('always', 'to train' if parsed.training else 'to test')
@@ -302,8 +306,8 @@ def _unregistered(parsed: Parsed) -> Iterator[Problem]:
 def _unregistered_name(place: Place, name: Any, kind: str) -> Iterator[Problem]:
     if name is not None and _registered(name, kind) is None:
         known = getattr(registry, f'{kind.upper()}_REGISTRY').keys()
-        text = f'is {shown(name)}, but no {kind} of that name is registered{suggestion(str(name), known)}'
-        yield Problem(place, f'{dotted(place)} {text}')
+        near = suggestion(str(name), known, SAME_NAME) or '; --import FILE registers your own'
+        yield Problem(place, f'{dotted(place)} is {shown(name)}, but no {kind} of that name is registered{near}')
 
 
 def _registered(name: Any, kind: str) -> Any:
@@ -328,9 +332,11 @@ def _arguments(parsed: Parsed) -> Iterator[Problem]:
         if loss := _section(parsed.raw, 'train', name):
             problems = list(_call(('train', name), loss, 'loss'))
             yield from problems or (_loss(('train', name), loss) if parsed.ours else ())
-    network = _section(parsed.raw, 'network_g')
-    if parsed.network is None and network.get('type') is not None:
-        yield from _call(('network_g',), network, 'arch')
+    for key in (
+        key for key in parsed.raw if key.startswith('network_') and not (key == 'network_g' and parsed.network)
+    ):
+        if _section(parsed.raw, key).get('type') is not None:
+            yield from _call((key,), _section(parsed.raw, key), 'arch')
     optimiser = _section(parsed.raw, 'train', 'optim_g')
     if optimiser.get('type') == 'Adam':
         device = 'cuda' if torch.cuda.is_available() and parsed.file.num_gpu != 0 else 'cpu'

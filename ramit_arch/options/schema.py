@@ -551,6 +551,8 @@ class RAMiTValidation(Validation):
     """Registered metrics with their arguments, under the names that score files give them."""
     protocol: Literal['SR', 'CDN', 'GDN', 'LLE', 'DR'] | None = None
     """The metrics of a task as the paper computes them; `metrics` may add others."""
+    size_multiple: Count | None = None
+    """Pad images to multiples of this and crop the outputs; for networks that need it (SwinIR: its window size, 8)."""
     bf16: Flag = False
     """As in `train`; scores are those of float32 by default."""
     tf32: Flag = False
