@@ -25,7 +25,7 @@ VENV = ROOT / '.venv'
 PYTHON = VENV / 'bin' / 'python'
 STATE = VENV / 'installed'  # what is installed; empty until all of it is
 THIS_PYTHON = f'{sys.version_info.major}.{sys.version_info.minor}'
-# GB that .venv and pip's downloads take, with the CUDA and with the CPU build of PyTorch (measured on x86_64 Linux).
+# GB that .venv and the downloads for it take with the CUDA and the CPU build of PyTorch, on x86_64 Linux, rounded up.
 CUDA, CPU = (6, 3), (2, 1)
 
 

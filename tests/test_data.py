@@ -343,6 +343,15 @@ def test_lmdb_pair_that_does_not_fit_is_found_from_meta_info(pairs: tuple[Path, 
     assert 'does not fit scale 4' in fails(*roots, io_backend={'type': 'lmdb'}, scale=4)
 
 
+def test_an_lmdb_whose_meta_info_lists_a_wrong_size_is_told_as_that(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    gt, lq = (write_lmdb(folder, tmp_path / f'{kind}.lmdb') for kind, folder in zip(('gt', 'lq'), pairs, strict=True))
+    meta = lq / 'meta_info.txt'
+    meta.write_text(meta.read_text().replace('0.png (20,24,3)', '0.png (24,20,3)'))
+    message = fails(gt, lq, io_backend={'type': 'lmdb'})
+    assert f'{meta} lists 20x24 for 0, but the image is 24x20' in message
+    assert 'does not fit' not in message
+
+
 def test_image_smaller_than_the_patch_is_found_on_construction(pairs: tuple[Path, Path]) -> None:
     assert 'smaller than the patch of 21' in fails(*pairs, phase='train', lq_patch_size=21)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class Project:
             raise SystemExit(f'error: {self.failing}')
         if '-m venv' in line:
             (self.venv / 'bin').mkdir()
-            (self.venv / 'bin' / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+            (self.venv / 'bin' / 'python').write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
             (self.venv / 'bin' / 'python').chmod(0o755)
             (self.venv / 'lib' / f'python{VERSION}').mkdir(parents=True)
 

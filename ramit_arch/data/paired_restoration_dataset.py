@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ramit_arch.data.pixels import crop_pair, in_color, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset
-from ramit_arch.data.stores import Store
+from ramit_arch.data.stores import LmdbStore, Store
 from ramit_arch.errors import UserError
 from ramit_arch.options.schema import PairedRestoration, PairedRoot, Restoration
 
@@ -65,7 +65,12 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         return [Pair(lq_store, gt_store, lq, gt) for gt, lq in wanted.items()]
 
     def problem(self, entry: Pair) -> str | None:
-        return self._misfit(entry.lq_store.size(entry.lq_name), entry.gt_store.size(entry.gt_name))
+        problem = self._misfit(entry.lq_store.size(entry.lq_name), entry.gt_store.size(entry.gt_name))
+        if problem is None:
+            return None
+        listed = [(entry.lq_store, entry.lq_name), (entry.gt_store, entry.gt_name)]
+        wrong = (store.wrong_listing(name) for store, name in listed if isinstance(store, LmdbStore))
+        return next(filter(None, wrong), problem)
 
     def item(self, entry: Pair, patch: int | None, rng: np.random.Generator | None) -> dict[str, Tensor | str]:
         lq, gt = self._load(entry)

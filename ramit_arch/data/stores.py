@@ -6,6 +6,7 @@ All list names, tell sizes without reading pixels, and give pixels. `data_prep/`
 from __future__ import annotations
 
 import functools
+import io
 import math
 import os
 import re
@@ -180,6 +181,19 @@ class LmdbStore(EncodedStore):
         if size is None:
             raise UserError(f'{self.root}/meta_info.txt: no shape beside {name}; a line reads `name.png (h,w,c) 1`')
         return size
+
+    def wrong_listing(self, name: str) -> str | None:
+        """What is wrong with the size that meta_info.txt lists for an image, or None."""
+        try:
+            with Image.open(io.BytesIO(self.read(name))) as image:
+                found = image.height, image.width
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
+            return f'{self.path(name)} is not an image that can be read'
+        height, width = self.size(name)
+        if found == (height, width):
+            return None
+        listed = f'{self.root}/meta_info.txt lists {width}x{height} for {name}'
+        return f'{listed}, but the image is {found[1]}x{found[0]}; build the LMDB again with basicsr prepare'
 
     def read(self, name: str) -> bytes:
         try:
