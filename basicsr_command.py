@@ -54,7 +54,7 @@ DATA_VERBS = {
     'prepare': 'prepare',
     'verify': 'verify',
     'statistics': 'image_statistics',
-}  # and their files in data_prep
+}  # and their modules in ramit_arch.preparation
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -236,8 +236,8 @@ def run(args: argparse.Namespace) -> None:
     importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     if getattr(args, 'imports', None):
         importlib.import_module('ramit_arch.cli.user_code').load(args.imports)
-    module = f'data_prep.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'ramit_arch.cli.{args.verb}'
-    importlib.import_module(module).run(args)
+    module = f'preparation.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'cli.{args.verb}'
+    importlib.import_module(f'ramit_arch.{module}').run(args)
 
 
 def _describe(error: Exception) -> str:
@@ -259,7 +259,7 @@ def _deepest_frame(error: Exception) -> traceback.FrameSummary:
     """Where an error was raised; where a user's own code led to it, the last line of that."""
     root = Path(__file__).resolve().parent
     others = [Path(sysconfig.get_path(name)) for name in ('stdlib', 'purelib', 'platlib')]
-    others += [root / 'ramit_arch', root / 'data_prep', root / Path(__file__).name]
+    others += [root / 'ramit_arch', root / Path(__file__).name]
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         frame

@@ -13,8 +13,8 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     python_requires='>=3.10',
-    packages=find_packages(include=['ramit_arch', 'ramit_arch.*', 'data_prep']),
-    package_data={'ramit_arch.evaluation': ['paper.yml'], 'data_prep': ['datasets.yml']},
+    packages=find_packages(include=['ramit_arch', 'ramit_arch.*']),
+    package_data={'ramit_arch.evaluation': ['paper.yml'], 'ramit_arch.preparation': ['datasets.yml']},
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
     py_modules=['basicsr_command'],
     entry_points={'console_scripts': ['basicsr = basicsr_command:main']},

@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep.writers import WRITERS
 from ramit_arch.data.stores import open_store
 from ramit_arch.evaluation.text import aligned
+from ramit_arch.preparation.writers import WRITERS
 
 BASICSR = Path(sys.executable).with_name('basicsr')
 STORES = [(name, format_) for name in ('HR', 'LRx2') for format_ in WRITERS]

@@ -15,8 +15,8 @@ from PIL import Image
 from side_by_side import arguments
 
 import basicsr_command
-from data_prep.catalogue import image_files
-from data_prep.prepare_quickstart import PHOTOGRAPHS
+from ramit_arch.preparation.catalogue import image_files
+from ramit_arch.preparation.quickstart import PHOTOGRAPHS
 
 HEIGHT, WIDTH = 1404, 2040
 WORKERS = 2

@@ -22,7 +22,7 @@ from side_by_side import Report, interleaved, work_folder
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs  # isort: skip
 from basicsr.utils.matlab_functions import imresize  # isort: skip
 
-from data_prep.bicubic import downscale
+from ramit_arch.preparation.bicubic import downscale
 
 
 def measure_bicubic(report: Report, image: np.ndarray, rounds: int) -> None:

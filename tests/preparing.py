@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 from helpers import call_basicsr, photograph
 
-from data_prep.catalogue import DataSet
 from ramit_arch.data.stores import open_store
+from ramit_arch.preparation.catalogue import DataSet
 
 
 def put(folder: Path, *names: str, size: tuple[int, int] = (24, 24), seed: int = 0) -> Path:

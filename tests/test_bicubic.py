@@ -12,7 +12,7 @@ from helpers import photograph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.bicubic import downscale
+from ramit_arch.preparation.bicubic import downscale
 
 
 def cubic(x: Fraction) -> Fraction:

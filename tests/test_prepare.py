@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from preparing import archive, contents, put, refused, run
 
-from data_prep import workers, writers
-from data_prep.bicubic import downscale
-from data_prep.catalogue import DataSet, Source, data_sets
-from data_prep.plan import Cut
 from ramit_arch.data.stores import LmdbStore, RawStore, open_store
+from ramit_arch.preparation import workers, writers
+from ramit_arch.preparation.bicubic import downscale
+from ramit_arch.preparation.catalogue import DataSet, Source, data_sets
+from ramit_arch.preparation.plan import Cut
 
 PARTS = [(entry, part) for entry in data_sets() for part in entry.parts]
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from preparing import contents, put, refused, run
 
-from data_prep import plan, prepare, writers
 from ramit_arch.data import stores
 from ramit_arch.data.stores import LmdbStore
+from ramit_arch.preparation import plan, prepare, writers
 
 # -------------------------------------------------------------------------- again, at once, interrupted, killed
 

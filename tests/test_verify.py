@@ -14,10 +14,10 @@ from helpers import TINY_NETWORK, call_basicsr, write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import image_statistics
-from data_prep.bicubic import downscale
 from ramit_arch import RAMiT
 from ramit_arch.data.stores import open_store
+from ramit_arch.preparation import image_statistics
+from ramit_arch.preparation.bicubic import downscale
 
 NAMES = ('baby', 'bird', 'butterfly', 'head', 'woman')
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.workers import in_processes, in_threads
 from ramit_arch.errors import UserError
+from ramit_arch.preparation.workers import in_processes, in_threads
 
 
 def square(value: int) -> int:
@@ -50,7 +50,7 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
     script = tmp_path / 'script.py'
     script.write_text(
         'import os, sys, time\n'
-        'from data_prep.workers import in_processes\n'
+        'from ramit_arch.preparation.workers import in_processes\n'
         'def work(i):\n'
         '    open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()\n'
         '    time.sleep(60)\n'

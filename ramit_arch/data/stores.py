@@ -1,6 +1,6 @@
 """Where images lie: a folder, an LMDB in BasicSR's layout, or a raw store, whose pixels need no decoding.
 
-All list names, tell sizes without reading pixels, and give pixels. `data_prep/` writes them.
+All list names, tell sizes without reading pixels, and give pixels. `ramit_arch.preparation` writes them.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from data_prep.catalogue import DataSet, Part, Source, image_files, locate
-from data_prep.images import Header, read_header
-from data_prep.workers import in_threads
-from data_prep.writers import WRITERS, Job, is_finished, written
 from ramit_arch.errors import UserError, counted
 from ramit_arch.evaluation.text import aligned
+from ramit_arch.preparation.catalogue import DataSet, Part, Source, image_files, locate
+from ramit_arch.preparation.images import Header, read_header
+from ramit_arch.preparation.workers import in_threads
+from ramit_arch.preparation.writers import WRITERS, Job, is_finished, written
 
 PNG_SHARE = 0.65  # of a photograph's bytes that its PNG takes, about
 PAGE = 4096  # files and LMDB values begin on a new one

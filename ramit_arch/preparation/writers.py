@@ -20,10 +20,10 @@ from typing import NamedTuple
 import lmdb
 from filelock import FileLock, Timeout
 
-from data_prep.images import png_header
 from ramit_arch.data.stores import RawImage, RawStore
 from ramit_arch.errors import UserError
 from ramit_arch.files import sync
+from ramit_arch.preparation.images import png_header
 
 BATCH_BYTES, BATCH_SECONDS = 2**25, 5.0  # what a killed run loses at most
 FIRST_MAP = 2**26  # bytes of a new LMDB's map; it doubles as often as it must
