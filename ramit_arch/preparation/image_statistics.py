@@ -1,7 +1,7 @@
 """Mean and standard deviation of every channel, for `img_mean` and `img_std` of an option file.
 
-`basicsr statistics datasets/DIV2K/LRx2.lmdb` prints two conventions: the mean of every image's statistics, and those of all
-pixels at once.
+`basicsr statistics datasets/DIV2K/LRx2.lmdb` prints two conventions: the mean of every image's statistics, and those of
+all pixels at once.
 """
 
 from __future__ import annotations
