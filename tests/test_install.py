@@ -71,7 +71,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(folder, monkeypatch)
 
 
-def test_basicsr_is_built_after_torch_and_without_isolation(project: Project) -> None:
+def test_basicsr_is_built_after_torch_is_installed_and_without_isolation(project: Project) -> None:
     made, torch, basicsr, package, checked = project.setup()
     assert made.endswith('-m venv ' + str(project.venv))
     assert torch.endswith('install torch==2 opencv-python==5.0')
@@ -184,7 +184,7 @@ def test_a_python_that_was_asked_for_is_not_silently_another(project: Project) -
     assert project.setup() == []
 
 
-def test_a_python_without_ensurepip_is_told_which_package_has_it(project: Project) -> None:
+def test_the_package_that_brings_ensurepip_is_named(project: Project) -> None:
     find = importlib.util.find_spec
     project.monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'ensurepip' else find(name))
     with pytest.raises(SystemExit, match='apt-get install python3-venv'):
@@ -205,7 +205,7 @@ def test_a_python_that_is_too_old_is_named(project: Project) -> None:
     ('', 8.9, False, True), ('', 9.1, True, False), ('', 12.1, True, True),
     ('https://host/whl/cpu', 2.9, False, True), ('https://host/whl/cpu', 4.1, True, True),
 ])  # fmt: skip
-def test_a_disk_that_is_too_small_is_told_before_the_download(
+def test_a_disk_that_is_too_small_is_reported_before_the_download(
     index: str, free: float, fits: bool, cached: bool, project: Project
 ) -> None:
     project.monkeypatch.setattr(sys, 'platform', 'linux')
@@ -267,7 +267,7 @@ def test_without_help_basicsr_does_not_find_its_version() -> None:
     assert "KeyError: '__version__'" in python(GET_VERSION, PYTHONPATH='').stderr
 
 
-def test_exec_with_namespaces_and_in_a_class_is_as_ever() -> None:
+def test_exec_with_namespaces_and_in_a_class_is_unchanged() -> None:
     code = (
         'a, b = {}, {}\nexec("x = 1", a)\nexec("y = 2", a, b)\n'
         'class C:\n    exec("z = 3")\n'

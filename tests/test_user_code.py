@@ -94,7 +94,7 @@ def test_an_exception_in_it_names_the_users_line(mine: Path) -> None:
     assert f'({mine}/my_arch.py:16 in forward; --traceback shows more)' in text
 
 
-def test_an_output_of_the_wrong_size_is_told_with_both_sizes(tmp_path: Path) -> None:
+def test_an_output_of_the_wrong_size_is_reported_with_both_sizes(tmp_path: Path) -> None:
     model = make_model(tmp_path)
     model.trained = torch.nn.Identity()
     with pytest.raises(UserError, match='network_g returned 8x8 for a target of 16x16'):
