@@ -35,7 +35,9 @@ EXAMPLES = {
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
     'check': 'basicsr check -opt options/train_RAMiT_SRx2.yml\n'
     '  basicsr check -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999',
-    'options': 'basicsr options -opt options/ablations/train_RAMiT_CDN_pure_CHSA.yml',
+    'options': 'basicsr options\n'
+    '  basicsr options train_RAMiT_SRx2 > mine.yml\n'
+    '  basicsr options mine.yml --force_yml train:ema_decay=0.999',
     'prepare': 'basicsr prepare\n'
     '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'
     '  basicsr prepare Set5 Set14 BSD100 --from ~/downloads/benchmark --to datasets --dry_run\n'
@@ -50,6 +52,7 @@ EXAMPLES = {
 }
 
 
+OPTION_FILE = 'option file (YAML), or the name of one that comes with the package'
 DATA_VERBS = {
     'prepare': 'prepare',
     'verify': 'verify',
@@ -69,12 +72,17 @@ def build_parser() -> argparse.ArgumentParser:
     test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
     compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
     table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
-    options = _add_verb(verbs, 'options', 'print an option file in full: its bases merged, --force_yml applied')
+    options = _add_verb(
+        verbs, 'options', 'print an option file with its bases merged; without FILE, list the packaged ones'
+    )
     check = _add_verb(verbs, 'check', 'look for mistakes in an option file and its data; say what the run would be')
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
     _add_data_verbs(verbs)
-    for verb in (train, test, compare, options, check):
-        verb.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
+    for verb in (train, test, compare, check):
+        verb.add_argument('-opt', required=True, metavar='FILE', help=OPTION_FILE)
+    one = options.add_mutually_exclusive_group()
+    one.add_argument('-opt', metavar='FILE', help=OPTION_FILE)
+    one.add_argument('opt', nargs='?', default=argparse.SUPPRESS, metavar='FILE', help='the same')
     for verb in (train, test):
         verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
         verb.add_argument('--auto_resume', action='store_true', help='go on from the newest state of this experiment')
@@ -236,6 +244,9 @@ def run(args: argparse.Namespace) -> None:
     importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     if getattr(args, 'imports', None):
         importlib.import_module('ramit_arch.cli.user_code').load(args.imports)
+    if getattr(args, 'opt', None):
+        find = importlib.import_module('ramit_arch.options.packaged').find
+        args.opt = find(args.opt) if isinstance(args.opt, str) else [find(name) for name in args.opt]
     module = f'preparation.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'cli.{args.verb}'
     importlib.import_module(f'ramit_arch.{module}').run(args)
 

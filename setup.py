@@ -1,8 +1,22 @@
 """Metadata of the package. Exact versions for development and CI are in requirements.txt."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithOptionFiles(build_py):
+    """Put `options/` into the package; an editable installation reads it from the clone."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, 'ramit_arch', 'options', 'files')
+            shutil.rmtree(target, ignore_errors=True)  # files of an earlier build
+            shutil.copytree('options', target)
+
 
 setup(
     name='ramit-arch',
@@ -17,6 +31,7 @@ setup(
     package_data={'ramit_arch.evaluation': ['paper.yml'], 'ramit_arch.preparation': ['datasets.yml']},
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
     py_modules=['basicsr_command'],
+    cmdclass={'build_py': BuildWithOptionFiles},
     entry_points={'console_scripts': ['basicsr = basicsr_command:main']},
     install_requires=[
         'torch>=2.4',

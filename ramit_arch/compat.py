@@ -35,6 +35,7 @@ def repair() -> None:
     repair_archiving()
     repair_resume()
     repair_training_loader()
+    repair_lmdb()
     repair_launch_without_cuda()
 
 
@@ -249,6 +250,27 @@ def create_train_val_dataloader(original: Callable, opt: dict[str, Any], logger:
         epochs = max(epochs, -(-total // len(loader)))
     loader.worker_init_fn = stopping.worker_init(loader.worker_init_fn)
     return loader, sampler, val_loaders, epochs, total
+
+
+def repair_lmdb() -> None:
+    """BasicSR opens an LMDB for every dataset that reads it, which lmdb refuses within one process."""
+    from basicsr.utils.file_client import FileClient, LmdbBackend
+
+    from ramit_arch.data.stores import open_lmdb
+
+    class SharingLmdbBackend(LmdbBackend):
+        """BasicSR's backend, with one handle for all datasets of this process; opened for reading, as by default."""
+
+        def __init__(self, db_paths: str | list[str], client_keys: str | list[str] = 'default', **options: Any) -> None:
+            if options:
+                super().__init__(db_paths, client_keys, **options)
+                return
+            super().__init__([], [])
+            self.db_paths = [str(path) for path in (db_paths if isinstance(db_paths, list) else [db_paths])]
+            keys = client_keys if isinstance(client_keys, list) else [client_keys]
+            self._client = {key: open_lmdb(path) for key, path in zip(keys, self.db_paths, strict=True)}
+
+    FileClient._backends['lmdb'] = SharingLmdbBackend
 
 
 def repair_launch_without_cuda() -> None:

@@ -14,12 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers import BASICSR, call_basicsr, problems, run_basicsr, tiny_options, write_options
+import torch
+from helpers import BASICSR, call_basicsr, problems, run_basicsr, tiny_options, write_lmdb, write_options
 from torch.utils.data import DataLoader
 
 from ramit_arch import compat
 from ramit_arch.cli import user_code
 from ramit_arch.errors import UserError
+
+from basicsr.data import build_dataset  # isort: skip
 
 SCRIPT = Path(__file__).with_name('foreign.py')
 
@@ -156,6 +159,21 @@ def test_the_command_stops_another_model_with_its_own_checkpoint(pairs: tuple[Pa
     assert result.returncode == 0, result.stderr
     assert f'iter: {done}.' in result.stderr
     assert (tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth').is_file()
+
+
+@pytest.mark.parametrize('first', ['PairedImageDataset', 'PairedRestorationDataset'])
+def test_stock_datasets_and_ours_read_the_same_lmdb_in_one_process(
+    first: str, pairs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    gt, lq = (str(write_lmdb(folder, tmp_path / f'{folder.name}.lmdb')) for folder in pairs)
+    section = {'name': 'shared', 'phase': 'val', 'scale': 2, 'dataroot_gt': gt, 'dataroot_lq': lq}
+    second = 'PairedRestorationDataset' if first == 'PairedImageDataset' else 'PairedImageDataset'
+    datasets = [build_dataset({**section, 'type': kind, 'io_backend': {'type': 'lmdb'}})
+                for kind in (first, second, 'PairedImageDataset')]  # fmt: skip
+    for dataset in datasets:
+        assert torch.equal(dataset[0]['lq'], datasets[0][0]['lq'])
+        [item] = DataLoader(dataset, num_workers=1, sampler=[0])  # its worker is forked beside open handles
+        assert torch.equal(item['lq'][0], dataset[0]['lq'])
 
 
 # ---------------------------------------------------------------------------------------- models of several networks

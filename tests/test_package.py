@@ -1,27 +1,123 @@
-"""What pip installs."""
+"""What pip installs: a source distribution that builds, and a wheel in which every verb works without the clone."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
-from helpers import ROOT
+import pytest
+from helpers import ROOT, write_pairs
+
+from ramit_arch.errors import UserError
+from ramit_arch.options import packaged
+
+NAMES = ('basicsr_command.py', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in', 'README.md', 'pyproject.toml',
+         'requirements.txt', 'setup.py', 'data_prep', 'docs', 'install', 'options', 'ramit_arch')  # fmt: skip
+
+VERBS = """
+prepare own --from gt --to datasets/quickstart/test --scale 2 --format png lmdb --workers 1
+verify --gt datasets/quickstart/test/HR.lmdb --lq datasets/quickstart/test/LRx2.lmdb --scale 2 --workers 1
+statistics datasets/quickstart/test/LRx2.lmdb --workers 1
+options
+options train_RAMiT_SRx2
+check -opt mine.yml
+train -opt mine.yml
+test -opt test_quickstart_RAMiT_SRx2 --force_yml num_gpu=0 datasets:test_1:name=Set5
+compare -opt test_quickstart_RAMiT_SRx2 --force_yml datasets:test_1:name=Set5
+table results
+complexity -opt test_RAMiT-slimSR_SRx4 --counts
+"""
+
+MINE = """
+base: quickstart_RAMiT_SRx2
+num_gpu: 0
+datasets: {train: {dataroot_gt: gt, dataroot_lq: lq, io_backend: {type: disk}, lq_patch_size: 8, batch_size_per_gpu: 2,
+                   num_worker_per_gpu: 0, persistent_workers: false}}
+train: {total_iter: 2, warmup_iter: 1, scheduler: {milestones: [1]}}
+logger: {use_tb_logger: false}
+"""
 
 
-def test_the_wheel_holds_the_package_and_the_command_and_no_generic_name(tmp_path: Path) -> None:
-    source = tmp_path / 'source'
-    shutil.copytree(ROOT / 'ramit_arch', source / 'ramit_arch')
-    for folder in ('data_prep', 'install'):
-        shutil.copytree(ROOT / folder, source / folder)
-    for name in ('setup.py', 'pyproject.toml', 'basicsr_command.py', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, source]
-    subprocess.run(command, check=True, capture_output=True)
-    [wheel] = tmp_path.glob('*.whl')
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that pip builds from the source distribution."""
+    folder = tmp_path_factory.mktemp('built')
+    source = folder / 'source'
+    source.mkdir()
+    for name in NAMES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    build('build_sdist', folder, source)
+    [archive] = folder.glob('*.tar.gz')
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter='data')
+    build('build_wheel', folder, folder / archive.name.removesuffix('.tar.gz'))
+    [wheel] = folder.glob('*.whl')
+    return wheel
+
+
+def build(what: str, target: Path, source: Path) -> None:
+    code = f'from setuptools import build_meta; build_meta.{what}({str(target)!r})'
+    subprocess.run([sys.executable, '-c', code], cwd=source, check=True, capture_output=True)
+
+
+def test_the_wheel_holds_the_package_its_data_and_the_command_and_no_generic_name(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.partition('/')[0] for name in names}
     assert {name for name in top if not name.endswith('.dist-info')} == {'ramit_arch', 'basicsr_command.py'}
     assert {'ramit_arch/preparation/datasets.yml', 'ramit_arch/evaluation/paper.yml'} <= set(names)
+    option_files = {Path(name).stem for name in names if name.startswith('ramit_arch/options/files/')}
+    assert option_files == set(packaged.files())
+
+
+def test_every_verb_works_in_an_environment_without_the_clone(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / 'environment'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', environment], check=True)
+    python = environment / 'bin' / 'python'
+    pip = [sys.executable, '-m', 'pip', '--python', str(python), 'install', '-q', '--no-deps', '--no-index', wheel]
+    subprocess.run(pip, check=True, capture_output=True)
+    # The dependencies; the editable installation beside them stays out, because its .pth file is not read from here.
+    [site_packages] = environment.glob('lib/*/site-packages')
+    (site_packages / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
+
+    write_pairs(tmp_path)
+    (tmp_path / 'mine.yml').write_text(MINE)
+    code = (
+        'import sys, basicsr_command, ramit_arch\n'
+        f'assert ramit_arch.__file__.startswith({str(environment)!r}), ramit_arch.__file__\n'
+        f'for line in {VERBS.strip().splitlines()!r}:\n'
+        '    sys.argv[1:] = line.split()\n'
+        '    assert basicsr_command.main() == 0, line\n'
+    )
+    result = subprocess.run(
+        [python, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    for name, file in packaged.files().items():
+        assert f'{name} ' in result.stdout
+        assert packaged.describe(file) in result.stdout
+    assert (packaged.FOLDER / 'train_RAMiT_SRx2.yml').read_text() in result.stdout
+    assert (tmp_path / 'results' / 'quickstart_RAMiT_SRx2' / 'comparison_Set5.png').is_file()
+    version = subprocess.run([python.with_name('basicsr'), '--version'], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith('ramit-arch ')
+
+
+def test_a_name_that_is_neither_a_file_nor_packaged_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'train_RAMiT_CDN').write_text('name: mine\n')
+    assert packaged.find('train_RAMiT_CDN') == 'train_RAMiT_CDN'  # a file of the user's comes first
+    assert Path(packaged.find('train_RAMiT_GDN.yml')).is_file()
+    for name, near in [
+        ('train_RAMiT_SRx5', 'did you mean train_RAMiT_SRx'),
+        ('options/train_RAMiT_SRx2.yml', 'did you mean -opt train_RAMiT_SRx2, the packaged one?'),
+        ('mine.yml', 'mine.yml: no such file; basicsr options lists'),
+    ]:
+        with pytest.raises(UserError, match=near):
+            packaged.find(name)

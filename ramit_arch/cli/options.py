@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from ramit_arch import options
 from ramit_arch.cli.pipeline import resolve
-from ramit_arch.options import dump
+from ramit_arch.options import packaged
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the full result of an option file: its bases merged, `--force_yml` applied."""
-    print(dump(resolve(args, args.opt)), end='')
+    """Print an option file in full, or list those that come with the package."""
+    if args.opt is None:
+        files = packaged.files()
+        width = max(map(len, files))
+        for name, file in files.items():
+            print(f'{name:<{width}}  {packaged.describe(file)}')
+        return
+    opt = resolve(args, args.opt)
+    file = Path(args.opt)
+    if opt == options.read(file):
+        print(file.read_text(encoding='utf-8'), end='')  # with its comments
+    else:
+        print(packaged.head(file) + options.dump(opt), end='')

@@ -13,6 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -206,9 +207,19 @@ class LmdbStore(EncodedStore):
         return value
 
 
-@functools.lru_cache(maxsize=64)
-def _environment(root: str) -> lmdb.Environment:
-    # Once a path: LMDB refuses to open it twice in a process.
+_shared: WeakValueDictionary[str, lmdb.Environment] = WeakValueDictionary()
+
+
+def open_lmdb(root: str) -> lmdb.Environment:
+    """Open an LMDB for reading, or return the handle that another dataset of this process holds: LMDB refuses to be
+    opened twice. A handle is closed with its last reference.
+
+    Raises:
+        UserError: it cannot be read, or is cut short.
+    """
+    environment = _shared.get(os.path.realpath(root))
+    if environment is not None:
+        return environment
     try:
         environment = lmdb.open(root, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
@@ -216,10 +227,13 @@ def _environment(root: str) -> lmdb.Environment:
     # The file is mapped: a page that is missing would end the process.
     if Path(root, 'data.mdb').stat().st_size < (environment.info()['last_pgno'] + 1) * environment.stat()['psize']:
         raise UserError(f'{root}/data.mdb: shorter than its contents (a copy cut short?); copy or build it anew')
+    _shared[os.path.realpath(root)] = environment
     return environment
 
 
-# A handle must not cross a fork, nor may the worker open its path again: let go of all, who needs one opens it anew.
+_environment = functools.lru_cache(maxsize=64)(open_lmdb)  # keeps handles open
+
+# Handles are not fork-safe: close before forking, reopen lazily.
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(before=_environment.cache_clear)
 

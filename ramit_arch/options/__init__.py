@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ramit_arch.errors import UserError, suggestion
+from ramit_arch.options import packaged
 
 FLOAT_AS_TEXT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+')  # YAML 1.1 wants a dot: 1.0e-4
 MAX_VALUES = 100_000  # aliases of aliases can grow without end
@@ -33,8 +34,9 @@ class _Loader(yaml.SafeLoader):
 def load(file: str | Path) -> dict[str, Any]:
     """Read an option file as plain data, on top of the file that its key `base` names, if any.
 
-    `base` is a path relative to the file. Sections are merged key by key, unless they name another `type` than the
-    base's; any other value, a list too, replaces that of the base, and a null removes it.
+    `base` is a path relative to the file, or the name of a packaged option file. Sections are merged key by key, unless
+    they name another `type` than the base's; any other value, a list too, replaces that of the base, and a null removes
+    it.
 
     Raises:
         UserError: a file is missing, is not YAML, repeats a key, holds tags that would run code, or is its own base.
@@ -51,10 +53,13 @@ def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f'{file}: base is {base!r}; it must be the path of an option file, relative to this one')
     above = (*above, file.resolve())
     path = file.parent / Path(base).expanduser()
+    if not path.is_file():
+        try:
+            path = Path(packaged.find(base))
+        except UserError as error:
+            raise UserError(f'{file}: base {error}') from error
     if path.resolve() in above:
         raise UserError(f'{file}: base {base}: a file cannot be its own base')
-    if not path.is_file():
-        raise UserError(f'{file}: base {base}: no such file')
     return _merge(_load(path, above), opt)
 
 
