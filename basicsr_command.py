@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import multiprocessing
+import re
 import sys
 import sysconfig
 import traceback
@@ -253,31 +254,35 @@ def run(args: argparse.Namespace) -> None:
 
 def _describe(error: Exception) -> str:
     """One or two lines. An error that is not ours is named with the place that raised it."""
-    if 'Original Traceback' in str(error):  # from a worker of the data loader; the last line is the worker's error
-        kind, _, text = str(error).strip().rpartition('\n')[2].partition(': ')
-        return text if kind.endswith('UserError') else f'{kind}: {text}; --traceback shows more'
+    if 'Original Traceback' in str(error):  # from a worker of the data loader, as text; its last line is the error
+        lines = str(error).strip().splitlines()
+        kind, _, text = lines[-1].partition(': ')
+        if kind.endswith('UserError'):
+            return text
+        frames = re.findall(r'^  File "(.+)", line (\d+), in (.+)$', str(error), re.MULTILINE)
+        return f'{lines[-1]}\n{_place(frames)}'
     # By its name: where an import failed, the package and its class are not there.
     if type(error).__name__ == 'UserError':
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f'{error.filename}: {error.strerror}'
-    frame = _deepest_frame(error)
+    frames = [(frame.filename, str(frame.lineno), frame.name) for frame in traceback.extract_tb(error.__traceback__)]
     text = f'no key {error}' if isinstance(error, KeyError) else str(error).strip().partition('\n')[0]
-    return f'{type(error).__name__}: {text}\n({frame.filename}:{frame.lineno} in {frame.name}; --traceback shows more)'
+    return f'{type(error).__name__}: {text}\n{_place(frames)}'
 
 
-def _deepest_frame(error: Exception) -> traceback.FrameSummary:
-    """Where an error was raised; where a user's own code led to it, the last line of that."""
+def _place(frames: list[tuple[str, str, str]]) -> str:
+    """Where an error was raised, of its frames (file, line, function): the deepest one of the user's own code, if any."""
     root = Path(__file__).resolve().parent
     others = [Path(sysconfig.get_path(name)) for name in ('stdlib', 'purelib', 'platlib')]
     others += [root / 'ramit_arch', root / Path(__file__).name]
-    frames = traceback.extract_tb(error.__traceback__)
     own = [
         frame
         for frame in frames
-        if Path(frame.filename).is_file() and not any(Path(frame.filename).is_relative_to(other) for other in others)
+        if Path(frame[0]).is_file() and not any(Path(frame[0]).is_relative_to(other) for other in others)
     ]
-    return (own or frames)[-1]
+    file, line, function = (own or frames)[-1]
+    return f'({file}:{line} in {function}; --traceback shows more)'
 
 
 if __name__ == '__main__':

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import make_model, options_of_test, problems, run_basicsr, step, tiny_options, write_options
+from helpers import (
+    call_basicsr,
+    make_model,
+    options_of_test,
+    problems,
+    run_basicsr,
+    run_torchrun,
+    step,
+    tiny_options,
+    write_options,
+)
 
 from ramit_arch import options
 from ramit_arch.cli import user_code
@@ -40,7 +50,10 @@ from ramit_arch import PairedRestorationDataset
 
 @DATASET_REGISTRY.register()
 class MyPairs(PairedRestorationDataset):
-    pass
+    def __getitem__(self, index):
+        if self.opt['name'] == 'fail':
+            raise ValueError('no such pair')  # line 9
+        return super().__getitem__(index)
 """
 
 
@@ -65,8 +78,9 @@ def error_of(*arguments: str, cwd: Path) -> str:
     return result.stderr
 
 
-def test_a_network_and_a_dataset_of_ones_own_are_trained_and_tested(mine: Path) -> None:
-    result = run_basicsr('train', '-opt', 'train.yml', '--import', 'my_arch.py', 'my_dataset.py', cwd=mine)
+def test_a_network_and_a_dataset_of_ones_own_are_trained_by_two_processes_tested_and_compared(mine: Path) -> None:
+    flags = ['--import', 'my_arch.py', 'my_dataset.py', '--launcher', 'pytorch']
+    result = run_torchrun(2, 'train', '-opt', 'train.yml', *flags, cwd=mine)
     assert result.returncode == 0, result.stderr
     archived = (mine / 'experiments' / 'tiny' / 'train.yml').read_text()
     assert '--import my_arch.py my_dataset.py' in archived
@@ -76,6 +90,10 @@ def test_a_network_and_a_dataset_of_ones_own_are_trained_and_tested(mine: Path) 
     result = run_basicsr('test', '-opt', 'test.yml', '--import', '.', cwd=mine)
     assert result.returncode == 0, result.stderr
     assert len(list((mine / 'results' / 'tiny').rglob('*.png'))) == 3
+    for verb in ('compare', 'complexity --counts', 'check'):
+        result = call_basicsr(*verb.split(), '-opt', 'test.yml', '--import', 'my_arch.py', cwd=mine)
+        assert result.returncode == 0, result.stderr
+    assert (mine / 'results' / 'tiny' / 'comparison_tiny_val.png').is_file()
 
 
 def test_spawned_workers_import_it_too(mine: Path) -> None:
@@ -92,6 +110,12 @@ def test_an_exception_in_it_names_the_users_line(mine: Path) -> None:
     flags = ['--import', '.', '--force_yml', 'network_g:fail=true']
     text = error_of('train', '-opt', 'train.yml', *flags, cwd=mine)
     assert f'({mine}/my_arch.py:16 in forward; --traceback shows more)' in text
+
+
+def test_an_exception_in_a_worker_of_the_data_loader_names_it_too(mine: Path) -> None:
+    flags = ['--import', '.', '--force_yml', 'datasets:train:name=fail']
+    text = error_of('train', '-opt', 'train.yml', *flags, cwd=mine)
+    assert f'error: ValueError: no such pair\n({mine}/my_dataset.py:9 in __getitem__; --traceback shows more)' in text
 
 
 def test_an_output_of_the_wrong_size_is_reported_with_both_sizes(tmp_path: Path) -> None:
