@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', choices=FAULTS, default=list(FAULTS))
     parser.add_argument('--jobs', type=int, default=2, help='trainings at once')
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would they
     args.work.mkdir(parents=True)
     data = args.work.resolve() / 'data'
     write_pairs(data)
