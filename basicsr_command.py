@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import multiprocessing
+import os
 import re
+import signal
 import sys
 import sysconfig
 import traceback
@@ -18,6 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 if multiprocessing.current_process().name != 'MainProcess':
+    if 'BASICSR_DEFERS_SIGNALS' in os.environ:  # the signals are for the training process; importing takes seconds
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A spawned worker of a data loader (macOS) starts by importing this module; it needs BasicSR importable, and the
     # user's own classes registered, before it unpickles its dataset.
     importlib.import_module('ramit_arch')

@@ -55,6 +55,8 @@ class Failing(torch.nn.Module):
 SCRIPT = """
 import importlib, multiprocessing, sys, types
 way, method = sys.argv[1:3]
+if way in ('command', 'train'):  # the latter in a spawned worker
+    import basicsr_command
 if way == 'without':
     package = sys.modules['ramit_arch'] = types.ModuleType('ramit_arch')
     package.__path__ = [ROOT]
@@ -63,8 +65,6 @@ if way == 'without':
     compat.repair_functional_tensor()
 else:
     import ramit_arch
-    if way == 'command':
-        import basicsr_command
 sys.path.insert(0, '.')
 if __name__ == '__main__':
     multiprocessing.set_start_method(method)
