@@ -277,7 +277,7 @@ def _describe(error: Exception) -> str:
 
 
 def _place(frames: list[tuple[str, str, str]]) -> str:
-    """Where an error was raised, of its frames (file, line, function): the deepest one of the user's own code, if any."""
+    """Deepest frame (file, line, function) of an error; of the user's own code, if any of it was involved."""
     root = Path(__file__).resolve().parent
     others = [Path(sysconfig.get_path(name)) for name in ('stdlib', 'purelib', 'platlib')]
     others += [root / 'ramit_arch', root / Path(__file__).name]
