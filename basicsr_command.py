@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import multiprocessing
+import os
 import re
+import signal
 import sys
 import sysconfig
 import traceback
@@ -18,6 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 if multiprocessing.current_process().name != 'MainProcess':
+    if 'BASICSR_DEFERS_SIGNALS' in os.environ:  # the signals are for the training process; importing takes seconds
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A spawned worker of a data loader (macOS) starts by importing this module; it needs BasicSR importable, and the
     # user's own classes registered, before it unpickles its dataset.
     importlib.import_module('ramit_arch')
@@ -272,7 +277,7 @@ def _describe(error: Exception) -> str:
 
 
 def _place(frames: list[tuple[str, str, str]]) -> str:
-    """Where an error was raised, of its frames (file, line, function): the deepest one of the user's own code, if any."""
+    """Deepest frame (file, line, function) of an error; of the user's own code, if any of it was involved."""
     root = Path(__file__).resolve().parent
     others = [Path(sysconfig.get_path(name)) for name in ('stdlib', 'purelib', 'platlib')]
     others += [root / 'ramit_arch', root / Path(__file__).name]

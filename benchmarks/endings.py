@@ -55,6 +55,8 @@ class Failing(torch.nn.Module):
 SCRIPT = """
 import importlib, multiprocessing, sys, types
 way, method = sys.argv[1:3]
+if way in ('command', 'train'):  # the latter in a spawned worker
+    import basicsr_command
 if way == 'without':
     package = sys.modules['ramit_arch'] = types.ModuleType('ramit_arch')
     package.__path__ = [ROOT]
@@ -63,8 +65,6 @@ if way == 'without':
     compat.repair_functional_tensor()
 else:
     import ramit_arch
-    if way == 'command':
-        import basicsr_command
 sys.path.insert(0, '.')
 if __name__ == '__main__':
     multiprocessing.set_start_method(method)
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', choices=FAULTS, default=list(FAULTS))
     parser.add_argument('--jobs', type=int, default=2, help='trainings at once')
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would they
     args.work.mkdir(parents=True)
     data = args.work.resolve() / 'data'
     write_pairs(data)

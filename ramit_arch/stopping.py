@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+VARIABLE = 'BASICSR_DEFERS_SIGNALS'  # tells spawned workers, see basicsr_command
 
 _received = 0
 _deferring = False
@@ -51,10 +52,12 @@ def deferred() -> Iterator[None]:
     others = multiprocessing.active_children()
     former = {number: signal.signal(number, _note) for number in SIGNALS}
     _deferring = True
+    os.environ[VARIABLE] = '1'
     try:
         yield
     finally:
         _deferring = False
+        del os.environ[VARIABLE]
         reset_sigchld()
         for child in multiprocessing.active_children():
             if child not in others:

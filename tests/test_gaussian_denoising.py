@@ -136,9 +136,9 @@ def test_images_of_an_epoch_are_the_whole_sets_times_repeat(clean: Path) -> None
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'sigma': None}, 'sigma is missing; give a noise level'),
+        ({'sigma': None}, 'sigma is missing'),
         ({'sigma': -1}, 'sigma is -1'),
-        ({'sigma': [50, 0]}, r'sigma is \[50, 0\]'),
+        ({'sigma': [50, 0]}, r'sigma is \[50\.0, 0\.0\]; low must not exceed high'),
         ({'sigma': 'blind'}, "sigma is 'blind'"),
         ({'sigma': [0, 25, 50]}, r'sigma is \[0, 25, 50\]'),
         ({'sigma': [0, 50], 'phase': 'test'}, 'a range is for training'),

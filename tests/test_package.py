@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -94,8 +95,9 @@ def test_every_verb_works_in_an_environment_without_the_clone(wheel: Path, tmp_p
         '    sys.argv[1:] = line.split()\n'
         '    assert basicsr_command.main() == 0, line\n'
     )
+    clean = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     result = subprocess.run(
-        [python, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+        [python, '-c', code], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=180, check=False
     )
     assert result.returncode == 0, result.stderr
     for name, file in packaged.files().items():
@@ -103,7 +105,9 @@ def test_every_verb_works_in_an_environment_without_the_clone(wheel: Path, tmp_p
         assert packaged.describe(file) in result.stdout
     assert (packaged.FOLDER / 'train_RAMiT_SRx2.yml').read_text() in result.stdout
     assert (tmp_path / 'results' / 'quickstart_RAMiT_SRx2' / 'comparison_Set5.png').is_file()
-    version = subprocess.run([python.with_name('basicsr'), '--version'], capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [python.with_name('basicsr'), '--version'], env=clean, capture_output=True, text=True, check=True
+    )
     assert version.stdout.startswith('ramit-arch ')
 
 

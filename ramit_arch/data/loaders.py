@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ramit_arch.data.draws import DrawSampler, seed_worker
 from ramit_arch.data.progression import Progression, processes, read_progression, training_section
-from ramit_arch.options import without_nulls
+from ramit_arch.options.basicsr import DatasetOptions
+
+_FROM_START = {'iter': 0, 'epoch': 0}
 
 Loaders = tuple[DataLoader, DrawSampler, list[DataLoader], int, int]
 
@@ -46,11 +48,11 @@ def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
         opt: the whole option dictionary; `resumed` in it, if any, holds the `iter` and `epoch` of a training state.
         logger: BasicSR's.
     """
-    section, resumed = without_nulls(training_section(opt)), opt.get('resumed') or {'iter': 0, 'epoch': 0}
-    dataset = build_dataset(section)
+    dataset = build_dataset(training_section(opt))
+    section, resumed = DatasetOptions.model_validate(opt['datasets']['train']), opt.get('resumed') or _FROM_START
     progression = read_progression(opt)
     rank, replicas = (opt['rank'], opt['world_size']) if opt['dist'] else (0, 1)
-    ratio = section.get('dataset_enlarge_ratio', 1)
+    ratio = section.dataset_enlarge_ratio
     sampler = DrawSampler(len(dataset), progression, opt['manual_seed'], rank, replicas, ratio, resumed['iter'])
     last_epoch = max(resumed['epoch'], sampler.epoch_of(progression.total))
     _log_plan(logger, sampler, processes(opt))
@@ -66,18 +68,18 @@ def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
 
 
 def _training_loader(
-    dataset: Dataset, section: dict[str, Any], sampler: DrawSampler, opt: dict[str, Any]
+    dataset: Dataset, section: DatasetOptions, sampler: DrawSampler, opt: dict[str, Any]
 ) -> DataLoader:
     loader: type[DataLoader] | partial = DataLoader
-    if section.get('prefetch_mode') == 'cpu':
-        loader = partial(PrefetchDataLoader, section.get('num_prefetch_queue', 1))
+    if section.prefetch_mode == 'cpu':
+        loader = partial(PrefetchDataLoader, section.num_prefetch_queue)
     return loader(
         dataset=dataset,
         batch_sampler=sampler,
-        num_workers=section['num_worker_per_gpu'] * (1 if opt['dist'] else max(1, opt['num_gpu'])),
+        num_workers=(section.num_worker_per_gpu or 0) * (1 if opt['dist'] else max(1, opt['num_gpu'])),
         worker_init_fn=seed_worker,
-        pin_memory=section.get('pin_memory', False) and torch.cuda.is_available(),
-        persistent_workers=section.get('persistent_workers', False),
+        pin_memory=section.pin_memory and torch.cuda.is_available(),
+        persistent_workers=section.persistent_workers,
     )
 
 
