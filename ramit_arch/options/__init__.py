@@ -13,6 +13,7 @@ from ramit_arch.errors import UserError, suggestion
 from ramit_arch.options import ablations, packaged
 
 FLOAT_AS_TEXT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+')  # YAML 1.1 wants a dot: 1.0e-4
+KEEP_NULLS = ('pixel_opt', 'perceptual_opt', 'metrics')
 MAX_VALUES = 100_000  # aliases of aliases can grow without end
 
 
@@ -98,9 +99,9 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_nulls(opt: dict[str, Any]) -> dict[str, Any]:
-    """Leave out keys without a value: null means unset."""
+    """Leave out keys without a value: null means unset, but may be an argument of another project's loss or metric."""
     return {
-        key: without_nulls(value) if isinstance(value, dict) else value
+        key: without_nulls(value) if isinstance(value, dict) and key not in KEEP_NULLS else value
         for key, value in opt.items()
         if value is not None
     }
