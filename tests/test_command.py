@@ -287,7 +287,11 @@ MISTAKES = [
     (('datasets', 'train', 'batch_size_per_gpu'), '4', "batch_size_per_gpu is '4'; it must be an integer from 1 up"),
     (('datasets', 'train', 'scale'), 3, 'datasets.train.scale cannot be set per dataset'),
     (('datasets', 'val', 'use_hflip'), True, 'datasets.val.use_hflip is for training; remove it here'),
-    (('val', 'metrics', 'image'), {'type': 'calculate_niqe', 'crop_border': 2}, 'val.metrics.image: this name is reserved for a column'),
+    (
+        ('val', 'metrics', 'image'),
+        {'type': 'calculate_niqe', 'crop_border': 2},
+        'val.metrics.image: this name is reserved for a column',
+    ),
     (('datasets', 'train', 'persistent_workers'), True, 'persistent_workers needs num_worker_per_gpu'),
     (('datasets', 'train', 'color'), 'gray', 'color gray gives 1 channels, but network_g.in_chans is 3'),
     (
@@ -547,13 +551,18 @@ def test_what_cannot_be_counted_is_told(arguments: list[str], message: str, tmp_
     assert message in run_basicsr('complexity', '-opt', file, '--counts', *arguments, cwd=tmp_path).stderr
 
 
-def test_a_key_without_a_value_is_a_key_that_is_not_there(trained: Path, tmp_path: Path) -> None:
-    nulls = ['train:ema_decay=~', 'datasets:train:use_hflip=~', 'network_g:window_size=~', 'train:pixel_opt:reduction=~']
+def test_null_means_unset(trained: Path, tmp_path: Path) -> None:
+    nulls = [
+        'train:ema_decay=~',
+        'datasets:train:use_hflip=~',
+        'network_g:dim=~',
+        'train:pixel_opt:reduction=~',
+    ]
     result = call_basicsr('options', '-opt', str(trained / 'train.yml'), '--force_yml', *nulls, cwd=tmp_path)
     full = yaml.safe_load(result.stdout)
     assert 'ema_decay' not in full['train']
     assert 'use_hflip' not in full['datasets']['train']
-    assert 'window_size' not in full['network_g']
+    assert 'dim' not in full['network_g']
     assert full['train']['pixel_opt']['reduction'] is None  # an argument of another project's loss
 
 

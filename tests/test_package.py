@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, write_pairs
+from helpers import ROOT, call_basicsr, write_pairs
 
 from ramit_arch.errors import UserError
 from ramit_arch.options import packaged
@@ -120,8 +120,14 @@ def test_a_name_that_is_neither_a_file_nor_packaged_is_an_error(
     assert Path(packaged.find('train_RAMiT_GDN.yml')).is_file()
     for name, near in [
         ('train_RAMiT_SRx5', 'did you mean train_RAMiT_SRx'),
-        ('options/train_RAMiT_SRx2.yml', 'did you mean -opt train_RAMiT_SRx2, the packaged one?'),
+        ('options/train_RAMiT_SRx2.yml', 'did you mean train_RAMiT_SRx2, the packaged one?'),
         ('mine.yml', 'mine.yml: no such file; basicsr options lists'),
     ]:
         with pytest.raises(UserError, match=near):
             packaged.find(name)
+
+
+def test_errors_in_a_file_on_a_packaged_base_have_their_lines(tmp_path: Path) -> None:
+    (tmp_path / 'mine.yml').write_text('base: train_RAMiT_SRx2\ntrain: {ema_dcay: 0.9}\n')
+    text = call_basicsr('check', '-opt', 'mine.yml', cwd=tmp_path).stderr
+    assert text == 'error: mine.yml:2: train.ema_dcay is unknown (did you mean ema_decay?)\n'

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from ramit_arch import options as option_files
 from ramit_arch.data import pixels, stores
 from ramit_arch.data.loaders import create_train_val_dataloader
-from ramit_arch.data.progression import Progression, Stage, read_progression
+from ramit_arch.data.progression import Progression, TrainingStage, read_progression
 from ramit_arch.data.stores import FolderStore
 from ramit_arch.errors import UserError
 
@@ -31,8 +31,11 @@ STAGES = [{'iter': 3, 'lq_patch_size': 8, 'batch_size': 4}, {'iter': 2, 'lq_patc
           {'iter': 3, 'lq_patch_size': 16, 'batch_size': 2}]  # fmt: skip
 
 
-@given(st.lists(st.builds(Stage, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4), st.integers(0, 400))
-def test_stages_and_images_equal_a_count_iteration_by_iteration(stages: list[Stage], images: int) -> None:
+@given(
+    st.lists(st.builds(TrainingStage, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4),
+    st.integers(0, 400),
+)
+def test_stages_and_images_equal_a_count_iteration_by_iteration(stages: list[TrainingStage], images: int) -> None:
     progression, drawn, iteration, last = Progression(stages), 0, 0, 0
     for number, stage in enumerate(stages):
         for _ in range(stage.iterations):

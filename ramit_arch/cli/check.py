@@ -9,9 +9,9 @@ from torch import nn
 
 from ramit_arch.cli import checks
 from ramit_arch.cli.pipeline import resolve
-from ramit_arch.data.draws import DrawSampler
 from ramit_arch.data.progression import read_progression
 from ramit_arch.data.restoration_dataset import RestorationDataset
+from ramit_arch.data.samplers import ResumableBatchSampler
 from ramit_arch.errors import counted
 from ramit_arch.options import dump
 
@@ -42,7 +42,7 @@ def _length(opt: dict[str, Any], args: argparse.Namespace, datasets: dict[str, R
     whole = {**opt, **checks.launch_info(opt, args.launcher)}
     progression = read_progression(whole)
     ratio = opt['datasets']['train'].get('dataset_enlarge_ratio', 1)
-    sampler = DrawSampler(len(datasets['train']), progression, 0, ratio=ratio)
+    sampler = ResumableBatchSampler(len(datasets['train']), progression, 0, ratio=ratio)
     drawn = progression.images_before(progression.total) + progression.stage(progression.total).batch
     lines = [
         f'{progression.total:,} iterations, {drawn:,} images, {drawn / sampler.size:,.1f} epochs of {sampler.size:,}'

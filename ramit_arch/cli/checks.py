@@ -22,7 +22,6 @@ from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.utils import registry
 from torch import nn
 
-from ramit_arch.compat import read_state
 from ramit_arch.data.progression import read_progression, training_section
 from ramit_arch.data.restoration_dataset import RestorationDataset, RestorationOptions
 from ramit_arch.errors import UserError, suggestion
@@ -32,6 +31,7 @@ from ramit_arch.models import options as ours
 from ramit_arch.models.checkpoints import fitting_weights, read_weights
 from ramit_arch.models.compute import check_checkpointing, read_compute
 from ramit_arch.models.ramit_model import head_prefix
+from ramit_arch.models.states import read_state
 from ramit_arch.options import FLOAT_AS_TEXT, basicsr
 from ramit_arch.options.lines import refuse
 from ramit_arch.options.section import (
@@ -172,6 +172,8 @@ def check_values(opt: dict[str, Any], training: bool) -> tuple[Options | None, l
 def _check_dataset(phase: str, section: Any, scale: Any, training: bool) -> tuple[Any, list[Problem]]:
     path: KeyPath = ('datasets', phase)
     kind, allowed = phase.split('_')[0], ('train', 'val') if training else ('test', 'val')
+    if kind == 'train' and not training:
+        return None, [Problem(path, f'{dotted(path)} is for training; give an option file for tests')]
     if kind not in allowed:
         near = suggestion(phase, allowed)
         return None, [Problem(path, f'{dotted(path)} begins with none of {" and ".join(allowed)}{near}')]
@@ -305,6 +307,8 @@ def _training_contradictions(options: Options) -> Iterator[Problem]:
     elif progressive:
         text = f'does not go with {section.type}, which has one patch size; use one of our datasets'
         yield Problem(('train', 'progressive'), f'train.progressive {text}')
+    elif section.type == 'PairedImageDataset' and getattr(section, 'gt_size', None) is None:
+        yield Problem(('datasets', 'train', 'gt_size'), 'datasets.train.gt_size is missing')
 
 
 def _foreign_keys(options: Options) -> Iterator[Problem]:
@@ -347,7 +351,7 @@ def build_called(options: Options, training: bool) -> tuple[nn.Module | None, li
     section = options.raw['network_g']
     with noting_network(problems, section):
         network = build(section)
-        problems += disagreements(network, options.file.scale, options.datasets)
+        problems += disagreements(network, options.file.scale, options.datasets) or wrong_output(network, options.file)
     if training:
         train = options.raw['train']
         for key in ('pixel_opt', 'perceptual_opt'):
@@ -390,17 +394,35 @@ def build(section: dict[str, Any]) -> nn.Module:
         return build_network(dict(section))
 
 
-def disagreements(network: nn.Module, scale: int, datasets: dict[str, basicsr.DatasetOptions]) -> Iterator[Problem]:
+def disagreements(network: nn.Module, scale: int, datasets: dict[str, basicsr.DatasetOptions]) -> list[Problem]:
     """Where a network that says its factor and its channels differs from the file and the datasets."""
     upscale, channels = getattr(network, 'upscale', None), getattr(network, 'in_chans', None)
+    problems = []
     if isinstance(upscale, int) and upscale != scale:
         text = f'scale is {scale}, but network_g.upscale is {upscale}; they must agree'
-        yield Problem(('scale',), text)
+        problems.append(Problem(('scale',), text))
     for phase, section in datasets.items():
         color = getattr(section, 'color', None)
         if isinstance(channels, int) and color is not None and channels != (1 if color == 'gray' else 3):
             text = f'color {color} gives {1 if color == "gray" else 3} channels, but network_g.in_chans is {channels}'
-            yield Problem(('datasets', phase, 'color'), f'datasets.{phase}: {text}')
+            problems.append(Problem(('datasets', phase, 'color'), f'datasets.{phase}: {text}'))
+    return problems
+
+
+def wrong_output(network: nn.Module, file: basicsr.OptionFile) -> list[Problem]:
+    """Whether a network returns another size than the scale needs, as far as it runs on the meta device."""
+    side, needed = 64, 64 * file.scale
+    if any(parameter.device.type != 'meta' for parameter in network.parameters()):
+        return []
+    try:
+        output = network(torch.empty(1, getattr(network, 'in_chans', 3), side, side, device='meta'))
+    except Exception:  # it may need real tensors; what is wrong with it shows when it trains
+        return []
+    if isinstance(output, torch.Tensor) and output.shape[-2:] == (needed, needed):
+        return []
+    returned = f'{output.shape[-1]}x{output.shape[-2]}' if isinstance(output, torch.Tensor) else type(output).__name__
+    text = f'returns {returned} for an image of {side}x{side}; scale {file.scale} needs {needed}x{needed}'
+    return [Problem(('network_g',), f'network_g: {type(network).__name__} {text}')]
 
 
 def _try_loss(section: dict[str, Any], key: str) -> None:

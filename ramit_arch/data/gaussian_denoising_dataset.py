@@ -11,7 +11,7 @@ from annotated_types import Ge, Len
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 
-from ramit_arch.data.pixels import crop, in_color, to_tensor
+from ramit_arch.data.pixels import convert_color, crop, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset, RestorationOptions, RootOptions
 from ramit_arch.data.stores import Store
 from ramit_arch.errors import UserError
@@ -105,7 +105,7 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
             if min(image.shape[:2]) < patch:  # a header or meta_info.txt that lies
                 raise UserError(f'{self.where}: {entry}: smaller than the patch of {patch}')
             image = crop(image, patch, rng)
-        image = in_color(image, self.color)
+        image = convert_color(image, self.color)
         if rng is not None:
             (image,) = self.augmented([image], rng)
         gt = to_tensor(image)

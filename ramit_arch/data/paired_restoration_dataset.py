@@ -12,7 +12,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import Field
 from torch import Tensor
 
-from ramit_arch.data.pixels import crop_pair, in_color, to_tensor
+from ramit_arch.data.pixels import convert_color, crop_pair, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset, RestorationOptions, RootOptions
 from ramit_arch.data.stores import LmdbStore, Store
 from ramit_arch.errors import UserError
@@ -91,7 +91,7 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         if rng is not None:
             assert patch is not None
             lq, gt = crop_pair(lq, gt, patch, self.scale, rng)
-        lq, gt = in_color(lq, self.color), in_color(gt, self.color)
+        lq, gt = convert_color(lq, self.color), convert_color(gt, self.color)
         if rng is not None:
             lq, gt = self.augmented([lq, gt], rng)
         paths = {'lq_path': entry.lq_store.path(entry.lq_name), 'gt_path': entry.gt_store.path(entry.gt_name)}

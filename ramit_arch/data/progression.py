@@ -39,7 +39,7 @@ class ProgressiveTraining(Training):
             yield 'progressive', f'lasts {length} iterations, but train.total_iter is {self.total_iter}'
 
 
-class Stage(NamedTuple):
+class TrainingStage(NamedTuple):
     """Iterations with one batch and one patch size.
 
     Attributes:
@@ -60,7 +60,7 @@ class Progression:
         stages: at least one.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[TrainingStage]) -> None:
         self.stages = tuple(stages)
         self.ends = tuple(accumulate(stage.iterations for stage in self.stages))
         self.total = self.ends[-1]
@@ -69,7 +69,7 @@ class Progression:
         """Number from 0 of the stage to which an iteration, counted from 1, belongs."""
         return min(bisect_left(self.ends, iteration), len(self.ends) - 1)
 
-    def stage(self, iteration: int) -> Stage:
+    def stage(self, iteration: int) -> TrainingStage:
         """The stage of an iteration, counted from 1."""
         return self.stages[self.index(iteration)]
 
@@ -111,8 +111,8 @@ def read_progression(opt: dict[str, Any]) -> Progression:
         batch = DatasetOptions.model_validate(opt['datasets']['train']).batch_size_per_gpu
         if batch is None:
             raise UserError('datasets.train.batch_size_per_gpu is missing')
-        return Progression([Stage(train.total_iter, batch * processes(opt))])
-    stages = [Stage(stage.iter, stage.batch_size, stage.lq_patch_size) for stage in train.progressive]
+        return Progression([TrainingStage(train.total_iter, batch * processes(opt))])
+    stages = [TrainingStage(stage.iter, stage.batch_size, stage.lq_patch_size) for stage in train.progressive]
     if opt['dist']:
         for i, stage in enumerate(stages, 1):
             if stage.batch % opt['world_size']:

@@ -16,8 +16,8 @@ from pydantic import ConfigDict
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ramit_arch.data.draws import Draw, generator
 from ramit_arch.data.pixels import augment
+from ramit_arch.data.samplers import SampleIndex, generator
 from ramit_arch.data.stores import Store, open_store
 from ramit_arch.errors import UserError
 from ramit_arch.options.basicsr import DatasetOptions
@@ -137,7 +137,7 @@ class RestorationDataset(Dataset, ABC, Generic[Entry]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         rng = generator(index) if self.training else None
-        patch = index.patch if isinstance(index, Draw) and index.patch is not None else self.patch
+        patch = index.patch if isinstance(index, SampleIndex) and index.patch is not None else self.patch
         return self.item(self._entry(index, rng), patch, rng)
 
     @abstractmethod

@@ -180,7 +180,7 @@ def _read(file: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ side by side
 
 
-def beside(table: Table, results: list[Result]) -> Table | None:
+def add_results(table: Table, results: list[Result]) -> Table | None:
     """The table with a row for every result on its sets, and its difference to the paper's row of that network.
 
     The row is the one that names the result's experiment, else RAMiT's where the table compares methods and not

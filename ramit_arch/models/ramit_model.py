@@ -16,14 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ramit_arch import stopping
-from ramit_arch.data.draws import draw_seed
-from ramit_arch.data.loaders import Running
+from ramit_arch.data.loaders import RunState
 from ramit_arch.data.progression import read_progression
+from ramit_arch.data.samplers import derive_seed
 from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
 from ramit_arch.models.compute import check_checkpointing, read_compute
 from ramit_arch.models.schedule import make_schedule
-from ramit_arch.models.scoring_model import ScoringModel, check_size
+from ramit_arch.models.scoring_model import ScoringModel, check_output
 from ramit_arch.options import without_nulls
 
 
@@ -145,16 +145,19 @@ class RAMiTModel(ScoringModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         # What is drawn (dropout, stochastic depth) is a function of the iteration, so that a resumed run draws it too.
-        torch.manual_seed(draw_seed(self.opt['manual_seed'], current_iter, get_dist_info()[0]))
+        torch.manual_seed(derive_seed(self.opt['manual_seed'], current_iter, get_dist_info()[0]))
         self.optimizer_g.zero_grad()
+        if not hasattr(self, 'gt'):
+            raise UserError('datasets.train: its items have no ground truth, gt')
         parts = min(self.training.accumulate, len(self.lq))
         losses: dict[str, Tensor] = {}
         for i, (lq, gt) in enumerate(zip(self.lq.tensor_split(parts), self.gt.tensor_split(parts), strict=True)):
             share = len(lq) / len(self.lq)
             with self._synchronised(i == parts - 1):
                 with self.train_compute.active():
-                    output = self.trained(self.train_compute.image(lq)).float()
-                check_size(output, gt)
+                    output = self.trained(self.train_compute.image(lq))
+                check_output(output, gt)
+                output = output.float()
                 terms = self._losses(output, gt)
                 (share * torch.stack(list(terms.values())).sum()).backward()
             for name, value in terms.items():
@@ -175,6 +178,9 @@ class RAMiTModel(ScoringModel):
         losses = {}
         if self.cri_pix:
             losses['l_pix'] = self.cri_pix(output, gt)
+            if not isinstance(losses['l_pix'], Tensor) or losses['l_pix'].dim():
+                returned = getattr(losses['l_pix'], 'shape', type(losses['l_pix']).__name__)
+                raise UserError(f'train.pixel_opt returned {returned}; a loss must be a tensor with one value')
         if self.cri_perceptual:
             perceptual, style = self.cri_perceptual(output, gt)
             losses |= {k: v for k, v in {'l_percep': perceptual, 'l_style': style}.items() if v is not None}
@@ -201,10 +207,11 @@ class RAMiTModel(ScoringModel):
             torch.distributed.all_reduce(self.failed_at, torch.distributed.ReduceOp.MAX)  # all processes stop together
         iteration = int(self.failed_at)
         if iteration:
-            states = self.opt['path']['training_states']
+            saved = any(Path(self.opt['path']['training_states']).glob('*.state'))
+            start = 'Resume with --auto_resume' if saved else 'Start again'
             raise UserError(
                 f'the loss of iteration {iteration} is not finite; nothing was saved since.\n'
-                f'Resume from {states} with a lower train.optim_g.lr or with train.grad_clip_norm'
+                f'{start}, and a lower train.optim_g.lr or train.grad_clip_norm'
             )
 
     # ------------------------------------------------------------------------------ saving, resuming, stopping
@@ -281,8 +288,8 @@ class RAMiTModel(ScoringModel):
         best = resume_state.get('best', {})
         self.best_metric_results = {name: record for name, record in best.items() if record.keys() == metrics}
         if 'validated' in resume_state and resume_state['iter'] % val.val_freq == 0:
-            running: Running | None = self.opt.get('running')
-            for loader in running.val_loaders if running else []:
+            run: RunState | None = self.opt.get('run_state')
+            for loader in run.val_loaders if run else []:
                 if loader.dataset.opt['name'] not in self.saved['validated']:  # type: ignore[attr-defined]
                     self.validation(loader, resume_state['iter'], None, val.save_img)
 
@@ -292,8 +299,8 @@ class RAMiTModel(ScoringModel):
     def leave(self, iteration: int, number: int) -> NoReturn:
         """Save this iteration, unless it is saved, and end."""
         if self.saved['iter'] != iteration:
-            running: Running | None = self.opt.get('running')
-            self._write((running.sampler.epoch or 0) if running else 0, iteration)
+            run: RunState | None = self.opt.get('run_state')
+            self._write((run.sampler.epoch or 0) if run else 0, iteration)
         name = signal.Signals(number).name
         get_root_logger().info(f'Stopped by {name} after iteration {iteration:,}, which is saved; see --auto_resume.')
         raise SystemExit(128 + number)

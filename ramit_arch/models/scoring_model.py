@@ -22,13 +22,13 @@ from ramit_arch.archs.layers import symmetric_pad
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.protocols import describe
 from ramit_arch.evaluation.scores import mean_scores, write_scores
-from ramit_arch.files import write_whole
+from ramit_arch.files import atomic_write
 from ramit_arch.models.compute import read_compute
 from ramit_arch.models.options import CommonFile, Paths, TestFile, TrainFile, Validation
 from ramit_arch.options.section import parse
 
 # What BasicSR adds to the options of a run, and we.
-ADDED = frozenset('dist rank world_size auto_resume is_train root_path resumed running'.split())
+ADDED = frozenset('dist rank world_size auto_resume is_train root_path resumed run_state'.split())
 
 
 def own_options(opt: dict[str, Any]) -> dict[str, Any]:
@@ -37,8 +37,10 @@ def own_options(opt: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in opt.items() if key not in ADDED}, 'path': paths}
 
 
-def check_size(output: torch.Tensor, gt: torch.Tensor) -> None:
-    """Raises UserError if a network's output and its target (N, C, H, W) differ in height, width or channels."""
+def check_output(output: Any, gt: torch.Tensor) -> None:
+    """Raises UserError if a network's output is no tensor of the size of its target (N, C, H, W)."""
+    if not isinstance(output, torch.Tensor):
+        raise UserError(f'network_g returned {type(output).__name__}; it must be one tensor (N, C, H, W)')
     if output.shape != gt.shape:
         sizes = [f'{x.shape[-1]}x{x.shape[-2]}' for x in (output, gt)]
         if sizes[0] == sizes[1]:
@@ -85,8 +87,9 @@ class ScoringModel(SRModel):
         multiple = self.scoring.size_multiple
         height, width = (size * self.options.scale for size in self.lq.shape[-2:])
         with torch.no_grad(), self.val_compute.active():
-            output = self._val_network[1](self.val_compute.image(symmetric_pad(self.lq, multiple))).float()
-        self.output = output[..., :height, :width] if multiple > 1 else output
+            output = self._val_network[1](self.val_compute.image(symmetric_pad(self.lq, multiple)))
+        check_output(output, output)
+        self.output = output[..., :height, :width].float() if multiple > 1 else output.float()
         net.train(training)
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
@@ -161,11 +164,20 @@ class ScoringModel(SRModel):
         self, data: dict[str, Any], name: str, current_iter: int | str, save_img: bool
     ) -> dict[str, Any]:
         self.feed_data(data)
-        self.test()
+        try:
+            self.test()
+            if 'gt' in data:
+                check_output(self.output, self.gt)
+        except Exception:
+            width, height = self.lq.shape[:1:-1]
+            get_root_logger().error(
+                f'Failed on {data["lq_path"][0]} of {name}, {width}x{height}; for a network that needs multiples of a '
+                'size, set val.size_multiple.'
+            )
+            raise
         restored = tensor2img(self.output)
         row: dict[str, Any] = {'image': Path(data.get('gt_path', data['lq_path'])[0]).stem, 'lq': data['lq_path'][0]}
         if 'gt' in data:
-            check_size(self.output, self.gt)
             row['gt'] = data.get('gt_path', data['lq_path'])[0]
             images = {'img': restored, 'img2': tensor2img(self.gt)}
             for metric in self.metrics:
@@ -179,7 +191,7 @@ class ScoringModel(SRModel):
         if save_img:
             path = self._image_path(Path(data['lq_path'][0]).stem, name, current_iter)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, cv2.imencode('.png', restored)[1].tobytes())
+            atomic_write(path, cv2.imencode('.png', restored)[1].tobytes())
             row['restored'] = str(path)
         return row
 

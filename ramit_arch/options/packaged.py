@@ -28,7 +28,7 @@ def find(name: str) -> str:
     bare = Path(name).name.removesuffix('.yml')
     if bare in packaged and Path(name).parent == Path():
         return str(packaged[bare]) + separator + row
-    near = f' (did you mean -opt {bare}, the packaged one?)' if bare in packaged else suggestion(bare, packaged, 0.8)
+    near = f' (did you mean {bare}, the packaged one?)' if bare in packaged else suggestion(bare, packaged, 0.8)
     raise UserError(f'{name}: no such file{near}; basicsr options lists the option files that come with the package')
 
 

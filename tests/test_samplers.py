@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from ramit_arch.data import draws
-from ramit_arch.data.draws import Draw, DrawSampler, generator
+from ramit_arch.data import samplers
 from ramit_arch.data.loaders import create_train_val_dataloader
-from ramit_arch.data.progression import Progression, Stage
+from ramit_arch.data.progression import Progression, TrainingStage
+from ramit_arch.data.samplers import ResumableBatchSampler, SampleIndex, generator
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_repeats_of_an_image_in_one_epoch_are_cropped_differently(options: dict)
 
 def test_nothing_is_read_before_the_loop_sets_the_epoch(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     loader, *_ = create_train_val_dataloader(options, logging.getLogger())
-    monkeypatch.setattr(DrawSampler, 'batch', lambda *_: pytest.fail('drawn'))
+    monkeypatch.setattr(ResumableBatchSampler, 'batch', lambda *_: pytest.fail('drawn'))
     assert list(loader) == []
 
 
@@ -79,9 +79,9 @@ def test_nothing_is_read_before_the_loop_sets_the_epoch(options: dict, monkeypat
 def test_processes_share_every_batch_and_every_epoch_holds_every_image(
     size: int, ratio: int, replicas: int, share: int
 ) -> None:
-    progression = Progression([Stage(60, share * replicas)])
-    samplers = [DrawSampler(size, progression, 7, rank, replicas, ratio) for rank in range(replicas)]
-    whole = DrawSampler(size, progression, 7, ratio=ratio)
+    progression = Progression([TrainingStage(60, share * replicas)])
+    samplers = [ResumableBatchSampler(size, progression, 7, rank, replicas, ratio) for rank in range(replicas)]
+    whole = ResumableBatchSampler(size, progression, 7, ratio=ratio)
     drawn = []
     for iteration in range(1, 61):
         shares = [sampler.batch(iteration) for sampler in samplers]
@@ -97,23 +97,23 @@ def test_processes_share_every_batch_and_every_epoch_holds_every_image(
 
 @given(done=st.integers(0, 20), size=st.integers(1, 30), batch=st.integers(1, 7))
 def test_a_resumed_run_goes_on_with_the_batches_of_an_uninterrupted_one(done: int, size: int, batch: int) -> None:
-    progression = Progression([Stage(11, batch, 8), Stage(9, 2 * batch, 16)])
+    progression = Progression([TrainingStage(11, batch, 8), TrainingStage(9, 2 * batch, 16)])
 
-    def run(sampler: DrawSampler, epoch: int) -> list:
+    def run(sampler: ResumableBatchSampler, epoch: int) -> list:
         found = []
         for number in range(epoch, sampler.epoch_of(20) + 1):
             sampler.set_epoch(number)
             found += [[(int(draw), draw.seed, draw.patch) for draw in drawn] for drawn in sampler]
         return found
 
-    whole = run(DrawSampler(size, progression, 1), 0)
+    whole = run(ResumableBatchSampler(size, progression, 1), 0)
     assert len(whole) == 20
-    resumed = DrawSampler(size, progression, 1, done=done)
+    resumed = ResumableBatchSampler(size, progression, 1, done=done)
     assert run(resumed, resumed.epoch_of(max(1, done))) == whole[done:]
 
 
 def test_a_draw_survives_the_way_to_a_worker() -> None:
-    draw = pickle.loads(pickle.dumps(Draw(5, (1, 2, 3), 48)))
+    draw = pickle.loads(pickle.dumps(SampleIndex(5, (1, 2, 3), 48)))
     assert draw == 5
     assert (draw.seed, draw.patch) == ((1, 2, 3), 48)
 
@@ -132,7 +132,7 @@ def test_stock_data_sets_get_workers_seeded_anew_every_epoch(pairs: tuple[Path, 
     options['datasets']['train'] = section
     loader, sampler, *_ = create_train_val_dataloader(options, logging.getLogger())
     assert isinstance(loader, DataLoader)
-    assert loader.worker_init_fn is draws.seed_worker
+    assert loader.worker_init_fn is samplers.seed_worker
     found = []
     for epoch in range(2):
         sampler.set_epoch(epoch)

@@ -1,6 +1,6 @@
 """How trainings end: exit status and seconds of faults and signals, without this package, with it, and by `basicsr`.
 
-    python benchmarks/endings.py --work DIR [--only network SIGTERM] [--jobs 2]
+    python tests/stress/endings.py --work DIR [--only network SIGTERM] [--jobs 2]
 
 Every combination of fault, number of workers, `persistent_workers`, start method, and model (BasicSR's SRModel with its
 PairedImageDataset, or RAMiTModel with ours) is a process of its own. Seconds count from the start of the training, or
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'tests'))
 
 from helpers import tiny_options, write_pairs  # noqa: E402

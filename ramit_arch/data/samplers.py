@@ -1,7 +1,7 @@
-"""Draws: which image comes when, and the seed of its crop, flips and noise.
+"""Which images an iteration trains on, and the seeds of their crops, flips and noise.
 
-A draw is decided by (manual_seed, epoch, position in the epoch) alone, and an iteration's batch by the iteration
-alone. Workers, prefetching, the number of processes and resuming cannot change it, and no two epochs share a draw.
+A sample depends only on (manual_seed, epoch, position in the epoch), and a batch only on the iteration: not on workers,
+prefetching, the number of processes, or resuming. Every epoch has different seeds.
 """
 
 from __future__ import annotations
@@ -17,36 +17,35 @@ from torch.utils.data import Sampler
 from ramit_arch.data.progression import Progression
 
 
-class Draw(int):
-    """An index that knows its seed and patch; to a data set that does not ask it is an ordinary integer.
+class SampleIndex(int):
+    """An index with a seed and a patch size; for other datasets an ordinary integer.
 
     Attributes:
-        seed: what its random numbers depend on.
-        patch: side of the LQ patch in pixels; None leaves it to the data set.
+        seed: seed of its crop, flips and noise.
+        patch: side of the LQ patch in pixels; None for the dataset's own.
     """
 
     seed: tuple[int, ...]
     patch: int | None
 
-    def __new__(cls, index: int, seed: tuple[int, ...] = (), patch: int | None = None) -> Draw:
-        draw = super().__new__(cls, index)
-        draw.seed = seed
-        draw.patch = patch
-        return draw
+    def __new__(cls, index: int, seed: tuple[int, ...] = (), patch: int | None = None) -> SampleIndex:
+        sample = super().__new__(cls, index)
+        sample.seed = seed
+        sample.patch = patch
+        return sample
 
 
 def generator(index: int) -> np.random.Generator:
-    """The random generator of one draw.
+    """The random generator of a sample.
 
-    A plain index (a data loader without `DrawSampler`) is seeded by torch's generator, which PyTorch itself reseeds
-    in every worker and epoch.
+    Of a plain index, as other samplers have, it is seeded from torch's, which PyTorch reseeds by worker and epoch.
     """
-    if isinstance(index, Draw):
+    if isinstance(index, SampleIndex):
         return np.random.default_rng(index.seed)
     return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
-def draw_seed(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """A seed for torch that depends on all of these."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
@@ -61,18 +60,18 @@ def seed_worker(worker_id: int, **_: object) -> None:
     np.random.seed(seed)
 
 
-class DrawSampler(Sampler[list[Draw]]):
-    """Batches of draws, one an iteration, epoch by epoch as BasicSR's loop asks for them.
+class ResumableBatchSampler(Sampler[list[SampleIndex]]):
+    """One batch per iteration, epoch by epoch as BasicSR's loop asks for them.
 
-    Every epoch is a permutation of the images; a batch may reach from one epoch into the next, so that none is lost.
+    Every epoch is a permutation of the images; a batch may span two epochs, so that no image is dropped.
 
     Args:
-        images: length of the data set.
+        images: length of the dataset.
         progression: batch and patch size of every iteration.
         seed: `manual_seed`.
         rank, replicas: this process and how many share a batch.
-        ratio: how often the data set is repeated in an epoch (`dataset_enlarge_ratio`).
-        done: iterations of the run that are done already.
+        ratio: number of times the dataset is repeated per epoch (`dataset_enlarge_ratio`).
+        done: iterations that are already done.
     """
 
     def __init__(
@@ -99,15 +98,15 @@ class DrawSampler(Sampler[list[Draw]]):
         """Number from 0 of the epoch in which an iteration's batch begins."""
         return self.progression.images_before(iteration) // self.size
 
-    def batch(self, iteration: int) -> list[Draw]:
+    def batch(self, iteration: int) -> list[SampleIndex]:
         """This process's share of an iteration, counted from 1."""
         stage = self.progression.stage(iteration)
         start = self.progression.images_before(iteration)
-        return [self._draw(i, stage.patch) for i in range(start + self.rank, start + stage.batch, self.replicas)]
+        return [self._sample(i, stage.patch) for i in range(start + self.rank, start + stage.batch, self.replicas)]
 
-    def _draw(self, image: int, patch: int | None) -> Draw:
+    def _sample(self, image: int, patch: int | None) -> SampleIndex:
         epoch, position = divmod(image, self.size)
-        return Draw(int(self._order(epoch)[position]) % self.images, (self.seed, epoch, position), patch)
+        return SampleIndex(int(self._order(epoch)[position]) % self.images, (self.seed, epoch, position), patch)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.size)
@@ -116,12 +115,11 @@ class DrawSampler(Sampler[list[Draw]]):
         """Go on with the iterations up to the end of this epoch."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        # BasicSR's prefetchers begin once before the loop sets the epoch: nothing shall be drawn for that, also where a
-        # thread asks for it later only.
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        # BasicSR's prefetchers iterate once before the loop sets the epoch; nothing may be sampled then.
         return iter(()) if self.epoch is None else self._batches(self.epoch)
 
-    def _batches(self, epoch: int) -> Iterator[list[Draw]]:
+    def _batches(self, epoch: int) -> Iterator[list[SampleIndex]]:
         last = self.progression.last_iteration((epoch + 1) * self.size)
         while self.done < last:
             self.done += 1

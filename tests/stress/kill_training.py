@@ -1,7 +1,7 @@
 """Kill a training at random moments, go on by `--auto_resume`, and compare its end with that of a run left alone.
 
-    python benchmarks/kill_training.py --work DIR
-    python benchmarks/kill_training.py --work DIR --kills 10 --iterations 100 --seed 1
+    python tests/stress/kill_training.py --work DIR
+    python tests/stress/kill_training.py --work DIR --kills 10 --iterations 100 --seed 1
 
 The run has all that a resumed one could lose: moving average, warm start, three progressive stages, stochastic depth,
 workers, validation, the best network. A kill is SIGKILL; every second one waits for a file that is being written. Every
@@ -28,7 +28,7 @@ import basicsr_command
 from ramit_arch import RAMiT
 from ramit_arch.evaluation.text import aligned
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import write_pairs
 
 NETWORK = {'upscale': 2, 'dim': 16, 'depths': [1, 1, 1, 2], 'expand_groups': 1, 'window_size': 2, 'drop_path': 0.3}

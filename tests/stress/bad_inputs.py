@@ -1,7 +1,7 @@
 """Give `basicsr` bad images, option files, checkpoints, LMDBs and command lines, and see how it takes them.
 
-    python benchmarks/bad_inputs.py --work DIR
-    python benchmarks/bad_inputs.py --work DIR --each 10 --seed 1 --show
+    python tests/stress/bad_inputs.py --work DIR
+    python tests/stress/bad_inputs.py --work DIR --each 10 --seed 1 --show
 
 Every input is made of a good one by a seeded mutation that no tool should accept. It should end in a message of one or
 two lines and an exit status of 1, or 2 for a wrong command line. Counted apart are tracebacks and errors that are not
@@ -36,7 +36,7 @@ import basicsr_command
 from ramit_arch import RAMiT
 from ramit_arch.evaluation.text import aligned
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import write_lmdb, write_pairs
 
 NETWORK = {'upscale': 2, 'dim': 16, 'depths': [1, 1, 1, 1], 'expand_groups': 1, 'window_size': 2}

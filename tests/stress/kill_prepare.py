@@ -1,6 +1,6 @@
 """Kill `basicsr prepare` at twenty moments of its writing, look at what is left, and run it again.
 
-    python benchmarks/kill_prepare.py --images DIR --work DIR
+    python tests/stress/kill_prepare.py --images DIR --work DIR
 
 DIR holds PNG photographs; they are packed as LMDB, raw store and folder, with LR images x2. A kill is SIGKILL, in the
 middle of writing by the clock of a run that was not killed.
