@@ -2,14 +2,15 @@
 # make demo    train, test and compare a small RAMiT x2 on real photographs
 # make test    the whole test suite
 # make lint    ruff and mypy
-# make reference   docs/options.md and the JSON Schema, from ramit_arch/options/schema.py
+# make reference   docs/options.md and the JSON Schema, from the classes and signatures that are read
 # make bench   speed and memory beside other implementations: ten minutes on two CPU cores
+# make stress   wrong input, kills at random moments, endings of trainings: an hour
 
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test lint reference bench clean
+.PHONY: setup demo test lint reference bench stress clean
 
 setup:
 	@$(PYTHON) install/environment.py $(if $(filter file,$(origin PYTHON)),,--this-python)
@@ -42,7 +43,7 @@ lint: setup
 	$(BIN)/mypy
 
 reference: setup
-	$(BIN)/python -m ramit_arch.options.reference docs
+	$(BIN)/python -m ramit_arch.cli.reference docs
 
 # One after the other, as each needs all cores; nothing else should run meanwhile.
 bench: setup
@@ -51,6 +52,12 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/preparing.py
 	$(BIN)/python benchmarks/loader.py
+
+stress: setup
+	$(BIN)/python tests/stress/bad_inputs.py --work stress/bad_inputs
+	$(BIN)/python tests/stress/kill_training.py --work stress/kill_training
+	$(BIN)/python tests/stress/kill_prepare.py --work stress/kill_prepare
+	$(BIN)/python tests/stress/endings.py --work stress/endings
 
 clean:
 	[ ! -e .venv/installed ] || rm -rf .venv

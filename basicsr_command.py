@@ -14,8 +14,10 @@ import re
 import signal
 import sys
 import sysconfig
+import threading
 import traceback
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -247,7 +249,8 @@ def run(args: argparse.Namespace) -> None:
     if sys.platform == 'linux' and multiprocessing.get_start_method(allow_none=True) is None:
         # The default before Python 3.14. With its forkserver, every worker of a loader takes seconds to import PyTorch.
         multiprocessing.set_start_method('fork')
-    importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
+    with _interruptible():
+        importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     if getattr(args, 'imports', None):
         importlib.import_module('ramit_arch.cli.user_code').load(args.imports)
     if getattr(args, 'opt', None):
@@ -255,6 +258,24 @@ def run(args: argparse.Namespace) -> None:
         args.opt = find(args.opt) if isinstance(args.opt, str) else [find(name) for name in args.opt]
     module = f'preparation.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'cli.{args.verb}'
     importlib.import_module(f'ramit_arch.{module}').run(args)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Exit at once on Ctrl-C while importing, where other packages may swallow a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    former = signal.signal(signal.SIGINT, _exit_interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def _exit_interrupted(*_: object) -> None:
+    os.write(2, b'interrupted\n')
+    os._exit(130)
 
 
 def _describe(error: Exception) -> str:

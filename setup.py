@@ -36,7 +36,7 @@ setup(
     install_requires=[
         'torch>=2.4',
         'torchvision',
-        'basicsr>=1.4.2',
+        'basicsr>=1.4.2,<1.5',
         'numpy>=1.24',
         'opencv-python>=4.8',
         'lmdb>=1.4',

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ramit_arch import RAMiT
 from ramit_arch.evaluation.complexity import OUTPUT_SIZE, complexity
 from ramit_arch.models.compute import read_compute
+from ramit_arch.models.options import Validation
 
 SIZE = (256, 256) if DEVICE.type == 'cpu' else (OUTPUT_SIZE[0] // 2, OUTPUT_SIZE[1] // 2)
 GROWTH = (64, 128, 256, 512)
@@ -106,7 +107,7 @@ def main() -> None:
     report = Report(args.json)
     torch.manual_seed(0)
     ours, theirs = RAMiT(upscale=2).to(DEVICE).eval(), swinir_light(2).eval()
-    compiled = read_compute({'compile': True}, 'val', DEVICE)[0].network(copy.deepcopy(ours))
+    compiled = read_compute(Validation(save_img=False, compile=True), 'val', DEVICE)[0].network(copy.deepcopy(ours))
     state, image = ours.state_dict(), torch.rand(1, 3, *SIZE, device=DEVICE)
     contestants = {
         'RAMiT': lambda: ours(image),

@@ -13,7 +13,8 @@ from side_by_side import DEVICE, Report, arguments, interleaved, oracle
 from torch import Tensor, nn
 
 from ramit_arch import RAMiT
-from ramit_arch.models.compute import enable_checkpointing, read_compute
+from ramit_arch.models.compute import read_compute
+from ramit_arch.models.options import Validation
 
 BATCH, PATCH = 8, 64
 
@@ -46,7 +47,7 @@ def literal_step(network: nn.Module) -> Callable[[], None]:
 def ours(checkpointing: bool = False) -> RAMiT:
     network = RAMiT(upscale=2).to(DEVICE)
     if checkpointing:
-        enable_checkpointing(network)
+        network.set_grad_checkpointing()
     return network
 
 
@@ -56,7 +57,7 @@ class Compiled(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.compiled = read_compute({'compile': True}, 'train', DEVICE)[0].network(network)
+        self.compiled = read_compute(Validation(save_img=False, compile=True), 'train', DEVICE)[0].network(network)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.compiled(image)

@@ -112,101 +112,9 @@ def repair_resume() -> None:
     go on."""
     import basicsr.train
 
+    from ramit_arch.models.states import load_resume_state
+
     basicsr.train.load_resume_state = load_resume_state
-
-
-def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's contract on any device: with `auto_resume` the newest state that is whole and has its networks; without
-    it, or where there is no state yet, `path.resume_state`; else None.
-
-    Args:
-        opt: the whole option dictionary; `path.resume_state`, the networks' `path.pretrain_*`, `manual_seed` and
-            `resumed` (the state's `iter` and `epoch`) are set in it.
-
-    Raises:
-        UserError: a state that was asked for cannot be read, no state is whole, or the run is past its end.
-    """
-    from basicsr.utils import check_resume
-
-    from ramit_arch.models.checkpoints import read_weights
-
-    if opt.get('dist'):  # without manual_seed in the file every process has drawn its own
-        seeds = [opt['manual_seed']]
-        torch.distributed.broadcast_object_list(seeds, src=0)
-        opt['manual_seed'] = seeds[0]
-    ignored = opt['path'].get('ignore_resume_networks') or []
-    labels = [key.removeprefix('network_') for key in opt if key.startswith('network_') and key not in ignored]
-    given = [Path(opt['path']['resume_state']).expanduser()] if opt['path'].get('resume_state') else []
-    found: list[Path] = []
-    if opt['auto_resume']:
-        states = Path('experiments', opt['name'], 'training_states').glob('*.state')
-        found = sorted((p for p in states if p.stem.isdigit()), key=lambda p: int(p.stem), reverse=True)
-    problem = None
-    for path in found or given:
-        try:
-            state = read_state(path)
-            for label in labels if path in found else []:
-                try:
-                    read_weights(str(path.parents[1] / 'models' / f'net_{label}_{state["iter"]}.pth'))
-                except UserError as error:
-                    raise UserError(f'{path}: its network_{label} cannot be read: {error}') from error
-        except UserError as error:
-            problem = error
-            print(f'Passed over: {error}', flush=True)  # BasicSR's logger does not exist yet
-            continue
-        if state['iter'] > opt['train']['total_iter']:
-            raise UserError(f'{path}: already at iteration {state["iter"]}; train.total_iter must be higher')
-        opt['path']['resume_state'] = str(path)
-        opt['resumed'] = {'iter': state['iter'], 'epoch': state['epoch']}
-        seed = state.get('manual_seed', opt.get('manual_seed'))
-        if seed != opt.get('manual_seed'):
-            print(f'manual_seed: {seed}, with which the run began', flush=True)
-        opt['manual_seed'] = seed
-        check_resume(opt, state['iter'])
-        if not Path(opt['path']['models']).is_dir():
-            raise UserError(f'{path}: a state is resumed in its own experiment, but {opt["path"]["models"]} is missing')
-        return state
-    if problem:
-        raise UserError(f'no state to resume from, last {problem}') from problem
-    return None
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Read a training state without executing anything in it.
-
-    Raises:
-        UserError: it is missing, damaged, or no training state.
-    """
-    from ramit_arch.models.checkpoints import load_data
-
-    if not path.is_file():
-        raise UserError(f'{path}: no such training state')
-    try:
-        state = load_data(path)
-    except Exception as error:  # a damaged file fails in whatever way its bytes suggest
-        raise UserError(f'{path}: damaged or no training state ({type(error).__name__}); remove it') from error
-    if not _is_state(state):
-        raise UserError(f'{path}: not a training state; those lie in experiments/NAME/training_states')
-    return state
-
-
-def _is_state(state: Any) -> bool:
-    """Whether it has the keys of a state, BasicSR's or ours, with what belongs there."""
-    if not isinstance(state, dict) or not all(_is_count(state.get(key)) for key in ('iter', 'epoch')):
-        return False
-    optimizers, best, validated = state.get('optimizers'), state.get('best', {}), state.get('validated', [])
-    if not isinstance(optimizers, list) or not all(isinstance(optimizer, dict) for optimizer in optimizers):
-        return False
-    if not isinstance(validated, list) or not isinstance(best, dict) or not _is_count(state.get('manual_seed', 0)):
-        return False
-    records = [
-        record for scores in best.values() for record in (scores.values() if isinstance(scores, dict) else [None])
-    ]
-    return all(isinstance(record, dict) and {'better', 'val', 'iter'} <= record.keys() for record in records)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def repair_training_loader() -> None:
@@ -216,7 +124,7 @@ def repair_training_loader() -> None:
     import basicsr.data
     import basicsr.train
 
-    from ramit_arch.data.draws import seed_worker
+    from ramit_arch.data.samplers import seed_worker
 
     basicsr.train.create_train_val_dataloader = partial(
         create_train_val_dataloader, basicsr.train.create_train_val_dataloader

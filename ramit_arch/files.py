@@ -11,7 +11,7 @@ from ramit_arch.errors import UserError
 MARGIN = 16 * 2**20  # bytes that stay free on a disk, for logs and scores
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
+def atomic_write(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that after a crash at any moment it has either its former content or this.
 
     The bytes go into a hidden file beside it, reach the disk, and take its name then.

@@ -90,6 +90,8 @@ def _ignore_signals(init: Callable[[int], None] | None, worker_id: int) -> None:
 
 def _note(number: int, _: FrameType | None) -> None:
     global _received
+    if multiprocessing.parent_process() is not None:  # a forked worker that does not ignore the signals yet
+        return
     if _received:
         for child in multiprocessing.active_children():
             child.kill()

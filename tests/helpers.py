@@ -18,7 +18,10 @@ import yaml
 
 import basicsr_command
 from ramit_arch import RAMiTModel  # makes BasicSR importable
-from ramit_arch.options import checks
+from ramit_arch.cli import checks
+from ramit_arch.data.progression import read_progression
+from ramit_arch.models.options import Training
+from ramit_arch.models.schedule import Schedule, make_schedule
 
 from basicsr.models import build_model  # isort: skip
 from basicsr.utils import logger  # isort: skip
@@ -138,9 +141,13 @@ def options_of_test(train_options: dict, checkpoint: Path | str) -> dict:
     }
 
 
+def schedule_of(opt: dict) -> Schedule:
+    return make_schedule(Training.model_validate(opt['train']), read_progression(opt))
+
+
 def problems(opt: dict, training: bool = True) -> str:
     """What is wrong with options, a line each."""
-    return '\n'.join(problem.text for problem in checks.check(opt, training))
+    return '\n'.join(problem.text for problem in checks.find_problems(opt, training))
 
 
 def write_options(file: Path, opt: dict) -> Path:

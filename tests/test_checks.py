@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramit_arch import RAMiT
+from ramit_arch.archs.arguments import signature
+from ramit_arch.cli import checks
+from ramit_arch.data.paired_restoration_dataset import PairedRestorationOptions
 from ramit_arch.errors import UserError
-from ramit_arch.options import checks, override, schema
+from ramit_arch.models import options as model
+from ramit_arch.options import override
 from ramit_arch.options.lines import find_lines, refuse
-from ramit_arch.options.schema import Problem, Section, kinds_of
+from ramit_arch.options.section import Problem, Section, dotted, section_in, validate
 
 FOREIGN = {  # a GAN of BasicSR's, with the habits of its users: !!float counts, nulls, keys of its own
     'name': 'gan x4', 'model_type': 'ESRGANModel', 'scale': 4, 'num_gpu': 'auto', 'manual_seed': 0,
@@ -58,12 +61,12 @@ FOREIGN = {  # a GAN of BasicSR's, with the habits of its users: !!float counts,
     (('datasets', 'train', 'type'), 'RealESRGANDataset'),
 ])  # fmt: skip
 def test_names_that_basicsr_registers_with_a_suffix_are_taken(place: tuple[str, ...], name: str) -> None:
-    assert checks.check(put(FOREIGN, place, name), training=True) == []
+    assert checks.find_problems(put(FOREIGN, place, name), training=True) == []
 
 
 def test_an_option_file_of_another_network_passes() -> None:
     opt = copy.deepcopy(FOREIGN)
-    assert checks.check(opt, training=True) == []
+    assert checks.find_problems(opt, training=True) == []
     assert opt == FOREIGN
 
 
@@ -71,9 +74,9 @@ def keys(kind: type[Section], above: tuple[str, ...] = ()) -> Iterator[tuple[str
     """Every key of a section, and of the sections in it."""
     for key, field in kind.model_fields.items():
         yield (*above, key)
-        for inner in kinds_of(field.annotation):
-            if issubclass(inner, Section) and not is_list(field.annotation):
-                yield from keys(inner, (*above, key))
+        inner = section_in(field.annotation)
+        if inner is not None and not is_list(field.annotation):
+            yield from keys(inner, (*above, key))
 
 
 def is_list(annotation: object) -> bool:
@@ -85,9 +88,9 @@ OURS['path']['pretrain_network_g'] = 'net.pth'
 OURS['logger']['keep_best'] = 'tiny_val/psnr'
 OURS['val']['protocol'] = 'SR'
 KEYS = [
-    *keys(schema.RAMiTOptionFile),
-    *(('datasets', 'train', *key) for key in keys(schema.PairedRestoration) if key[0] not in ('phase', 'scale')),
-    *(('network_g', *key) for key in keys(schema.RAMiTNetwork)),
+    *keys(model.TrainFile),
+    *(('datasets', 'train', *key) for key in keys(PairedRestorationOptions) if key[0] not in ('phase', 'scale')),
+    *(('network_g', key) for key in signature(RAMiT).hints),
 ]
 JUNK = st.one_of(
     st.sampled_from([float('nan'), float('inf'), -7, 0, [1], {'a': [{}]}, '../..', '', 'x' * 500, [[]], True, 10**400]),
@@ -112,14 +115,14 @@ def put(opt: dict, place: tuple, value: object) -> dict:
 def test_any_value_is_right_or_told_in_one_line_with_its_place(
     opt: dict, place: tuple[str, ...], value: object
 ) -> None:
-    for problem in checks.check(put(opt, place, value), training=True):
+    for problem in checks.find_problems(put(opt, place, value), training=True):
         assert '\n' not in problem.text
         assert len(problem.text) < 400
 
 
 @pytest.mark.parametrize('place', [key for key in KEYS if key[-1] != 'ignore_resume_networks'], ids='.'.join)
 def test_every_key_refuses_a_value_that_it_cannot_be(place: tuple[str, ...]) -> None:
-    found = [problem.place for problem in checks.check(put(OURS, place, [[object()]]), training=True)]
+    found = [problem.path for problem in checks.find_problems(put(OURS, place, [[object()]]), training=True)]
     assert any(place[: len(at)] == at or at[: len(place)] == place for at in found)
 
 
@@ -128,36 +131,25 @@ def test_every_key_refuses_a_value_that_it_cannot_be(place: tuple[str, ...]) -> 
     ('val', 'metrics', 'psnr'), ('train', 'pixel_opt'), ('train', 'optim_g')])  # fmt: skip
 def test_a_key_that_nothing_reads_is_told_in_every_section(section: tuple[str, ...]) -> None:
     place = (*section, 'never_heard_of')
-    found = checks.check(put(OURS, place, 1), training=True)
-    assert [problem.text for problem in found] == [f'{schema.dotted(place)} is unknown']
+    found = checks.find_problems(put(OURS, place, 1), training=True)
+    assert [problem.text for problem in found] == [f'{dotted(place)} is unknown']
 
 
 @pytest.mark.parametrize('section', [(), ('train',), ('datasets', 'train'), ('network_g',), ('val', 'metrics', 'psnr')])
 @pytest.mark.parametrize('key', [1, None, True, 2.5, (1, 2)])
 def test_a_key_that_is_no_text_is_told(section: tuple[str, ...], key: object) -> None:
-    [problem] = checks.check(put(OURS, (*section, key), 1), training=True)
-    assert problem.text == f'{schema.dotted((*section, str(key)))} is unknown'
-
-
-def test_the_schema_has_the_networks_options_and_defaults() -> None:
-    fields = {key: field.default for key, field in schema.RAMiTNetwork.model_fields.items() if key != 'type'}
-    parameters = inspect.signature(RAMiT).parameters
-    assert list(fields) == list(parameters)
-    for key, default in fields.items():
-        expected = parameters[key].default
-        assert default == (list(expected) if isinstance(expected, tuple) else expected)
+    [problem] = checks.find_problems(put(OURS, (*section, key), 1), training=True)
+    assert problem.text == f'{dotted((*section, str(key)))} is unknown'
 
 
 @given(
-    st.sampled_from([key for key in schema.RAMiTNetwork.model_fields if key not in ('type', 'tail_mobivari')]),
-    st.one_of(JUNK, st.sampled_from([1, 2, 3, 16, 48, 0.5, 1.0, [1] * 4, [4, 4, 4, 5], [0.5] * 3, [0.5], None, False])),
+    st.sampled_from([key for key in signature(RAMiT).hints if key != 'tail_mobivari']),
+    st.one_of(JUNK, st.sampled_from([1, 2, 3, 16, 48, 0.5, [1] * 4, [4, 4, 4, 5], [0.5] * 3, [0.5], False])),
 )
-def test_the_schema_takes_what_the_network_takes(key: str, value: object) -> None:
+def test_the_check_takes_what_the_network_takes(key: str, value: object) -> None:
     opt = {'scale': 2, 'network_g': {'type': 'RAMiT', key: value}}
     if key == 'upscale' and isinstance(value, int):
         opt['scale'] = value
-    if value is None:  # means the default
-        value = inspect.signature(RAMiT).parameters[key].default
     try:
         with torch.device('meta'):
             RAMiT(**{key: value})
@@ -165,7 +157,7 @@ def test_the_schema_takes_what_the_network_takes(key: str, value: object) -> Non
         taken = False
     else:
         taken = True
-    assert (not checks.check_network(opt)) == taken
+    assert (not checks.network_problems(opt)) == taken
 
 
 PLAIN = tiny_options(Path('gt'), Path('lq'))
@@ -200,14 +192,14 @@ def renamed(opt: dict, place: tuple[str, ...], name: str) -> dict:
      ['train.progresive is unknown (did you mean progressive?)']),
     (put(put(PLAIN, ('network_g', 'type'), 'RAMIT'), ('train', 'checkpointing'), True),
      ["network_g.type is 'RAMIT', but no arch of that name is registered (did you mean RAMiT?)"]),
-    (put(PLAIN, ('datasets',), 3), ['datasets is 3; it must be a section with keys of its own']),
+    (put(PLAIN, ('datasets',), 3), ['datasets is 3; it must be a section with datasets']),
     (put(put(PLAIN, ('model_type',), 'RamitModel'), ('val', 'protcol'), 'SR'),
-     ['val.protcol is unknown (did you mean protocol?)',
-      "model_type is 'RamitModel', but no model of that name is registered (did you mean RAMiTModel?)"]),
+     ["model_type is 'RamitModel', but no model of that name is registered (did you mean RAMiTModel?)"]),
     (put(PLAIN, ('datasets', 'train'), {**WITHOUT_ROOTS, 'roots': [{'dataroot_gt': 'a'}, {**ROOT, 'reapeat': 2}]}),
-     ['datasets.train.roots[1].reapeat is unknown (did you mean repeat?)',
-      'datasets.train.roots[0].dataroot_lq is missing; give a folder or a store']),
-    (put(PLAIN, ('train', 'scheduler'), {'type': 'CosineAnnealingRestartLR', 'periods': [4], 'eta_min': 1e-7}),
+     ['datasets.train.roots[1].reapeat is unknown (did you mean repeat?)']),
+    (put(PLAIN, ('datasets', 'train'), {**WITHOUT_ROOTS, 'roots': [{'dataroot_gt': 'a'}, ROOT]}),
+     ['datasets.train.roots[0].dataroot_lq is missing; give a folder or a store']),
+    (put(PLAIN, ('train', 'scheduler'), {'type': 'CosineAnnealingRestartLR'}),
      ["train.scheduler.type is 'CosineAnnealingRestartLR'; it must be 'MultiStepLR'"]),
     # what would be ignored
     (put(PLAIN, ('datasets', 'train_2'), PLAIN['datasets']['train']),
@@ -220,15 +212,16 @@ def renamed(opt: dict, place: tuple[str, ...], name: str) -> dict:
     (put(PLAIN, ('datasets', 'val', 'persistent_workers'), True),
      ['datasets.val.persistent_workers is for training; remove it here']),
     (put({**PLAIN, 'model_type': 'SRModel'}, ('logger', 'keep_best'), 'psnr'),
-     ['logger.keep_best: SRModel does not know it; set model_type to RAMiTModel']),
+     ['logger.keep_best: SRModel does not read it; set model_type to RAMiTModel']),
     # what would end the run later
     (put(PLAIN, ('network_g', 'mobivari_version'), 2.0), ['network_g.mobivari_version is 2.0; it must be 1 or 2']),
-    (put(PLAIN, ('network_g', 'dim'), 2**50), [f'network_g.dim is {2**50}; it must be a multiple of 16, up to 8192']),
+    (put(PLAIN, ('network_g', 'dim'), 2**50),
+     [f'network_g.dim is {2**50}; it must be a multiple of 16 from 16 to 8,192']),
     (put(PLAIN, ('manual_seed',), 2**32), [f'manual_seed is {2**32}; it must be an integer from 0 to 2,147,483,648']),
     (put(PLAIN, ('network_g',), {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feats': 64}),
      ['network_g.num_feats is unknown (did you mean num_feat?)']),
     (put(PLAIN, ('train', 'pixel_opt'), {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1}}),
-     ['train.pixel_opt: PerceptualLoss is not a loss on pixels']),
+     ['train.pixel_opt: PerceptualLoss is not a pixel loss']),
     (put(PLAIN, ('train', 'perceptual_opt'), {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1}}), []),
     (put(PLAIN, ('train', 'perceptual_opt'), {'type': 'L1Loss'}),
      ['train.perceptual_opt: L1Loss is not a perceptual loss']),
@@ -247,12 +240,12 @@ def test_a_mistake_is_told_and_not_what_follows_from_it(
     opt: dict, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
-    assert [problem.text for problem in checks.check(opt, training=True)] == messages
+    assert [problem.text for problem in checks.find_problems(opt, training=True)] == messages
 
 
 @pytest.mark.parametrize(('opt', 'messages'), [
     ({**TEST, 'train': {'bf16': True}}, []),
-    (put(TEST, ('datasets',), {}), ['datasets has no set to test']),
+    (put(TEST, ('datasets',), {}), ['datasets is {}; it must be a section with datasets']),
     (put(TEST, ('datasets', 'test_s0.5'), ROOT),
      ['datasets.test_s0.5.name is missing', 'datasets.test_s0.5.type is missing']),
     ({**TEST, 'scale': 1, 'network_g': {'type': 'RAMiT', 'upscale': 1}, 'val': {'protocol': 'CDN', 'save_img': False},
@@ -264,7 +257,7 @@ def test_a_mistake_is_told_and_not_what_follows_from_it(
      ["datasets.test.sigma is ['a', 1]; it must be a noise level from 0 up, or [low, high]"]),
 ])  # fmt: skip
 def test_the_same_in_a_test(opt: dict, messages: list[str]) -> None:
-    assert [problem.text for problem in checks.check(opt, training=False)] == messages
+    assert [problem.text for problem in checks.find_problems(opt, training=False)] == messages
 
 
 @pytest.mark.parametrize(('options', 'message'), [
@@ -272,7 +265,8 @@ def test_the_same_in_a_test(opt: dict, messages: list[str]) -> None:
     ({'fused': True, 'foreach': True}, '`fused` and `foreach` cannot be `True` together'),
 ])  # fmt: skip
 def test_adam_takes_a_step_with_its_arguments(options: dict, message: str) -> None:
-    [problem] = checks.check(put(PLAIN, ('train', 'optim_g'), {'type': 'Adam', 'lr': 0.1, **options}), training=True)
+    opt = put(PLAIN, ('train', 'optim_g'), {'type': 'Adam', 'lr': 0.1, **options})
+    [problem] = checks.find_problems(opt, training=True)
     assert problem.text.startswith('train.optim_g: Adam does not take')
     assert message in problem.text
 
@@ -289,7 +283,7 @@ datasets:
     dataroot_gt: /no/such/gt
     dataroot_lq: /no/such/lq
     gt_size: 64
-    color: gray
+    color: rgb
     use_hflp: true
     batch_size_per_gpu: four
     num_worker_per_gpu: 0
@@ -306,41 +300,65 @@ train:
   warm_start: {iter: 100}
 logger: {print_freq: 1, save_checkpoint_freq: 5000, use_tb_logger: no}
 """
-PROBLEMS = """\
-error: 14 problems
+VALUES = """\
+error: 6 problems
 --force_yml val={save_img: 1, val_freq: 9}: val.save_img is 1; it must be true or false
+many.yml:13: datasets.train.use_hflp is unknown (did you mean use_hflip?)
+many.yml:14: datasets.train.batch_size_per_gpu is 'four'; it must be an integer from 1 up
+many.yml:21: train.optim_g.lr: YAML reads 1e-4 as text; write 0.0001 or !!float 1e-4
+many.yml:24: train.pixel_opt.type is 'L1Los', but no loss of that name is registered (did you mean L1Loss?)
+many.yml:25: train.ema_decay is 1.5; it must be a number from 0 to below 1
+"""
+CONTRADICTIONS = """\
+error: 5 problems
 many.yml:9: datasets.train.dataroot_gt is /no/such/gt, which does not exist
 many.yml:10: datasets.train.dataroot_lq is /no/such/lq, which does not exist
 many.yml:11: datasets.train.gt_size is 64, no multiple of scale 3
-many.yml:12: datasets.train: color gray gives 1 channels, but network_g.in_chans is 3
-many.yml:13: datasets.train.use_hflp is unknown (did you mean use_hflip?)
-many.yml:14: datasets.train.batch_size_per_gpu is 'four'; it must be an integer from 1 up
-many.yml:16: network_g.num_heads is [3, 4, 4, 4]; it must be four divisors of dim, which is 64
-many.yml:17: network_g.expand_groups is 5; it must be a divisor of dim, 64, the widths it splits
-many.yml:21: train.optim_g.lr: YAML reads 1e-4 as text; write 0.0001 or !!float 1e-4
 many.yml:23: train.scheduler.milestones go on to 2000, beyond train.total_iter 1000 less the 100 of the warm start; \
 change either
-many.yml:24: train.pixel_opt.type is 'L1Los', but no loss of that name is registered (did you mean L1Loss?)
-many.yml:25: train.ema_decay is 1.5; it must be a number from 0 to below 1
 many.yml:26: train.warm_start needs path.pretrain_network_g, the checkpoint to start from
 """
 
 
-def test_all_problems_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
-    (tmp_path / 'many.yml').write_text(MANY)
-    for verb in ('check', 'train'):
-        result = call_basicsr(verb, '-opt', 'many.yml', '--force_yml', 'val={save_img: 1, val_freq: 9}', cwd=tmp_path)
-        assert result.returncode == 1
-        assert result.stderr == PROBLEMS
-        assert [path.name for path in tmp_path.iterdir()] == ['many.yml']
+def test_every_pass_reports_all_its_problems_with_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / 'many.yml'
+    mend = [('use_hflp', 'use_hflip'), ('four', '4'), ('1e-4', '1.0e-4'), ('L1Los}', 'L1Loss}'), ('1.5', '0.5')]
+    for text, changes in [(VALUES, []), (CONTRADICTIONS, mend)]:
+        content = MANY
+        for before, after in changes:
+            content = content.replace(before, after)
+        file.write_text(content)
+        for verb in ('check', 'train'):
+            val = f'val={{save_img: {"false" if changes else 1}, val_freq: 9}}'
+            result = call_basicsr(verb, '-opt', 'many.yml', '--force_yml', val, cwd=tmp_path)
+            assert result.returncode == 1
+            assert result.stderr == text
+            assert [path.name for path in tmp_path.iterdir()] == ['many.yml']
+
+
+def test_the_third_pass_reports_what_cannot_be_built(tmp_path: Path) -> None:
+    opt = tiny_options(*write_pairs(tmp_path / 'data'), checkpointing=True, warm_start={'iter': 1})
+    opt['path']['pretrain_network_g'] = 'train.yml'
+    opt['network_g'] = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 'many'}
+    opt['datasets']['train']['lq_patch_size'] = 500
+    opt['train']['pixel_opt'] = {'type': 'CharbonnierLoss', 'eps': 'abc'}
+    write_options(tmp_path / 'train.yml', opt)
+    text = call_basicsr('check', '-opt', 'train.yml', cwd=tmp_path).stderr
+    assert text.startswith('error: 3 problems\n')
+    for part in (': datasets: tiny: 3 of 3 images cannot be used', ': network_g: EDSR cannot be built with these arg',
+                 ': train.pixel_opt: CharbonnierLoss fails with these arguments'):  # fmt: skip
+        assert part in text
+    opt['network_g'] = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3}
+    write_options(tmp_path / 'train.yml', opt)
+    text = call_basicsr('check', '-opt', 'train.yml', cwd=tmp_path).stderr
+    assert 'train.checkpointing: EDSR does not support activation checkpointing; remove it' in text
+    assert 'train.warm_start: EDSR has no attribute reconstruction_head' in text
 
 
 @pytest.mark.parametrize('value', [3, 'text', [1]])
 def test_what_is_no_section_is_told(value: object) -> None:
-    found = schema.examine(schema.PairedRestoration, value)
-    assert [problem.text for problem in found.wrong] == [
-        f'the section is {value!r}; it must be a section with keys of its own'
-    ]
+    _, problems = validate(PairedRestorationOptions, value)
+    assert [text for _, text in problems] == [f'the section is {value!r}; it must be a section with keys of its own']
 
 
 @pytest.mark.parametrize('flag', [[], ['--auto_resume']])

@@ -12,6 +12,7 @@ import torch
 
 from ramit_arch import compat
 from ramit_arch.errors import UserError
+from ramit_arch.models.states import load_resume_state
 
 
 def python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
@@ -103,7 +104,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def resume(total: int = 2000, auto: bool = True, **path: str) -> tuple[dict | None, dict]:
     opt = {'auto_resume': auto, 'name': 'run', 'network_g': {}, 'path': {'models': 'experiments/run/models', **path},
            'train': {'total_iter': total}}  # fmt: skip
-    return compat.load_resume_state(opt), opt
+    return load_resume_state(opt), opt
 
 
 def test_auto_resume_takes_the_newest_state_by_number(run: Path) -> None:
@@ -128,7 +129,7 @@ def test_auto_resume_passes_over_a_broken_newest_state(
     state, _ = resume()
     assert state is not None
     assert state['iter'] == 900
-    assert 'Passed over: experiments/run/training_states/1000.state' in capsys.readouterr().out
+    assert 'Skipping experiments/run/training_states/1000.state' in capsys.readouterr().out
 
 
 def test_auto_resume_without_states_takes_the_one_that_was_given(run: Path) -> None:

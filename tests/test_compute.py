@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import pytest
@@ -13,15 +12,19 @@ import torch
 from helpers import TINY_NETWORK, batch, make_model, step, weights
 from torch import nn
 
-import ramit_arch.archs.ramit_arch as ramit_arch_module
 from ramit_arch import RAMiT
+from ramit_arch.archs import layers, row_bands
 from ramit_arch.archs.ramit_arch import ChannelAttention, SpatialAttention
 from ramit_arch.errors import UserError
-from ramit_arch.models import compute
-from ramit_arch.models.compute import enable_checkpointing, read_compute
+from ramit_arch.models.compute import check_checkpointing, read_compute
+from ramit_arch.models.options import Validation
 
 NETWORK = {key: value for key, value in TINY_NETWORK.items() if key != 'type'}
 CPU = torch.device('cpu')
+
+
+def settings(**keys: bool) -> Validation:
+    return Validation(save_img=False, **keys)
 
 
 def test_bf16_changes_the_numbers_a_little_and_keeps_float32_weights(tmp_path: Path) -> None:
@@ -75,8 +78,8 @@ def test_checkpointing_keeps_less_for_the_backward_pass(tmp_path: Path) -> None:
 
 
 def test_checkpointing_of_a_network_that_cannot_is_refused() -> None:
-    with pytest.raises(UserError, match=r'train\.checkpointing: Conv2d cannot'):
-        enable_checkpointing(torch.nn.Conv2d(3, 3, 3))
+    with pytest.raises(UserError, match=r'train\.checkpointing: Conv2d does not support'):
+        check_checkpointing(torch.nn.Conv2d(3, 3, 3))
 
 
 @pytest.fixture
@@ -90,10 +93,10 @@ def compiled_functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(torch, 'compile', without_cpp)
     monkeypatch.setenv('CXX', sys.executable)  # tests need none
-    compute._compiled.cache_clear()
+    layers.compiled.cache_clear()
     torch._dynamo.reset()
     yield functions
-    compute._compiled.cache_clear()
+    layers.compiled.cache_clear()
     torch._dynamo.reset()
 
 
@@ -116,23 +119,23 @@ def test_compiled_training_takes_the_same_steps_and_scores_with_the_same_weights
 def test_what_is_traced_does_not_depend_on_the_size_of_the_image(
     compiled_functions: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ramit_arch_module, 'BAND', 1024)
+    monkeypatch.setattr(row_bands, 'BAND', 1024)
     network = RAMiT(**NETWORK).eval()
-    compiled = read_compute({'compile': True}, 'val', CPU)[0].network(network)
+    compiled = read_compute(settings(compile=True), 'val', CPU)[0].network(network)
     with torch.no_grad():
         compiled(torch.rand(1, 3, 80, 64))
         with torch._dynamo.config.patch(error_on_recompile=True):
             for height, width in [(16, 16), (35, 70), (64, 64), (200, 17)]:
                 image = torch.rand(1, 3, height, width)
-                expected = read_compute({}, 'val', CPU)[0].network(network)(image)
+                expected = read_compute(settings(), 'val', CPU)[0].network(network)(image)
                 torch.testing.assert_close(compiled(image), expected, atol=1e-5, rtol=0)
     assert set(compiled_functions) == {SpatialAttention.attend, ChannelAttention.attend}
 
 
-def test_training_and_validation_compile_as_each_is_told(compiled_functions: list[Any]) -> None:
+def test_training_and_validation_compile_independently(compiled_functions: list[Any]) -> None:
     network, image = RAMiT(**NETWORK), torch.rand(1, 3, 16, 16)
     training, validation = (
-        read_compute({'compile': compiled}, name, CPU)[0].network(network)
+        read_compute(settings(compile=compiled), name, CPU)[0].network(network)
         for name, compiled in [('train', True), ('val', False)]
     )
     attention = network.stage1.blocks['block0'].sp_attn
@@ -140,27 +143,27 @@ def test_training_and_validation_compile_as_each_is_told(compiled_functions: lis
     assert not compiled_functions
     training(image)
     assert compiled_functions
-    assert attention.attend != MethodType(SpatialAttention.attend, attention)
+    assert attention.compiled
     validation(image)
-    assert attention.attend == MethodType(SpatialAttention.attend, attention)
+    assert not attention.compiled
 
 
 def test_a_network_of_another_kind_is_compiled_whole(compiled_functions: list[Any]) -> None:
     network, image = nn.Conv2d(3, 3, 3), torch.rand(1, 3, 9, 9)
-    compiled = read_compute({'compile': True}, 'val', CPU)[0].network(network)
+    compiled = read_compute(settings(compile=True), 'val', CPU)[0].network(network)
     torch.testing.assert_close(compiled(image), network(image))
     assert compiled_functions == [network]
 
 
 def test_the_log_says_how_it_is_computed_and_why() -> None:
     cpu, gpu = torch.device('cpu'), torch.device('cuda')
-    _, line = read_compute({'bf16': True}, 'train', cpu)
-    assert not read_compute({'tf32': True}, 'val', cpu)[0].tf32
+    _, line = read_compute(settings(bf16=True), 'train', cpu)
+    assert not read_compute(settings(tf32=True), 'val', cpu)[0].tf32
     assert 'bf16 on (train.bf16), tf32 off (only GPUs have it), channels_last off (default: no gain on a CPU)' in line
-    training, line = read_compute({}, 'train', gpu)
+    training, line = read_compute(settings(), 'train', gpu)
     assert (training.tf32, training.channels_last, training.bf16, training.compile) == (True, True, False, False)
     assert 'tf32 on (default: faster, and as good for training)' in line
-    validation, line = read_compute({'channels_last': False}, 'val', gpu)
+    validation, line = read_compute(settings(channels_last=False), 'val', gpu)
     assert not validation.tf32  # scores are of float32
     assert 'channels_last off (val.channels_last)' in line
 
@@ -168,5 +171,5 @@ def test_the_log_says_how_it_is_computed_and_why() -> None:
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(UserError, match=r'val\.compile needs a C\+\+ compiler, no-such-compiler;'):
-        read_compute({'compile': True}, 'val', CPU)
-    assert not read_compute({}, 'val', CPU)[0].compile
+        read_compute(settings(compile=True), 'val', CPU)
+    assert not read_compute(settings(), 'val', CPU)[0].compile

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ramit_arch import PairedRestorationDataset
-from ramit_arch.data.draws import Draw
-from ramit_arch.data.pixels import decode, in_color
+from ramit_arch.data.pixels import convert_color, decode
+from ramit_arch.data.samplers import SampleIndex
 from ramit_arch.data.stores import RawStore, _environment, parse_meta_info
 from ramit_arch.errors import UserError
 
@@ -88,7 +88,7 @@ def test_batches_are_identical_from_disk_lmdb_and_raw_store(color: str, workers:
         'lmdb': (tmp_path / 'data/HR.lmdb', tmp_path / 'data/LRx2.lmdb'),
         'raw': (tmp_path / 'data/HR.raw', tmp_path / 'data/LRx2.raw'),
     }
-    draws = [Draw(i % 3, (5, i // 3, i % 3), 8) for i in range(12)]
+    draws = [SampleIndex(i % 3, (5, i // 3, i % 3), 8) for i in range(12)]
     batches = []
     for backend, roots in sets.items():
         data = dataset(*roots, phase='train', color=color, lq_patch_size=8, io_backend={'type': backend})
@@ -202,18 +202,18 @@ def test_16_bit_png_keeps_its_depth(tmp_path: Path) -> None:
 
 def test_gray_file_becomes_three_equal_channels() -> None:
     gray = photograph(3, 8, 9)[..., 0]
-    assert (in_color(decode(encoded(gray), ''), 'rgb') == gray[..., None]).all()
+    assert (convert_color(decode(encoded(gray), ''), 'rgb') == gray[..., None]).all()
 
 
 def test_gray_of_a_gray_file_is_the_file() -> None:
     gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert (in_color(decode(encoded(gray), ''), 'gray')[..., 0] == gray).all()
+    assert (convert_color(decode(encoded(gray), ''), 'gray')[..., 0] == gray).all()
 
 
 def test_gray_of_a_colour_file_is_opencv_rgb2gray() -> None:
     colour = photograph(4, 8, 9)
     expected = cv2.cvtColor(colour[..., ::-1].copy(), cv2.COLOR_RGB2GRAY)
-    assert (in_color(decode(encoded(colour), ''), 'gray')[..., 0] == expected).all()
+    assert (convert_color(decode(encoded(colour), ''), 'gray')[..., 0] == expected).all()
 
 
 def test_alpha_is_dropped() -> None:
@@ -244,7 +244,7 @@ def _ramp_pair(folder: Path) -> tuple[Path, Path]:
 @given(seed=st.integers(0, 2**32))
 def test_crop_flip_and_rotation_keep_the_pair_aligned(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     gt, lq = _ramp_pair(tmp_path_factory.mktemp('ramp'))
-    item = dataset(gt, lq, phase='train')[Draw(0, (seed,))]
+    item = dataset(gt, lq, phase='train')[SampleIndex(0, (seed,))]
     assert item['lq'].shape == (3, 8, 8)
     enlarged = item['lq'].repeat_interleave(2, 1).repeat_interleave(2, 2)
     torch.testing.assert_close(enlarged, item['gt'], rtol=0, atol=0)
@@ -252,7 +252,7 @@ def test_crop_flip_and_rotation_keep_the_pair_aligned(seed: int, tmp_path_factor
 
 def test_all_eight_orientations_and_all_corners_are_drawn(tmp_path: Path) -> None:
     data = dataset(*_ramp_pair(tmp_path), phase='train')
-    patches = [(data[Draw(0, (seed,))]['lq'] * 255).round().int() for seed in range(400)]
+    patches = [(data[SampleIndex(0, (seed,))]['lq'] * 255).round().int() for seed in range(400)]
     steps = {tuple((p[1:, 0, 1] - p[1:, 0, 0]).tolist() + (p[1:, 1, 0] - p[1:, 0, 0]).tolist()) for p in patches}
     assert len(steps) == 8
     rows, columns = zip(*[(int(p[2].min()), int(p[1].min())) for p in patches], strict=True)
@@ -262,7 +262,7 @@ def test_all_eight_orientations_and_all_corners_are_drawn(tmp_path: Path) -> Non
 def test_augmentation_can_be_switched_off(tmp_path: Path) -> None:
     data = dataset(*_ramp_pair(tmp_path), phase='train', use_hflip=False, use_rot=False)
     for seed in range(20):
-        patch = (data[Draw(0, (seed,))]['lq'] * 255).round()
+        patch = (data[SampleIndex(0, (seed,))]['lq'] * 255).round()
         assert (patch[2].diff(dim=0) == 1).all()
         assert (patch[1].diff(dim=1) == 1).all()
 
@@ -292,7 +292,7 @@ def test_several_roots_with_a_repeat_each(tmp_path: Path) -> None:
     del opt['dataroot_gt'], opt['dataroot_lq']
     data = PairedRestorationDataset(opt)
     assert len(data) == 2 * 2 + int(3 * 1.5)
-    roots = [Path(data[Draw(i, (0, i))]['gt_path']).parts[-3] for i in range(len(data))]
+    roots = [Path(data[SampleIndex(i, (0, i))]['gt_path']).parts[-3] for i in range(len(data))]
     assert roots == ['a'] * 4 + ['b'] * 4
 
 
@@ -304,9 +304,9 @@ def test_df2k_repeat_of_the_paper_gives_64000_images() -> None:
 def test_the_fraction_of_a_repeat_favours_no_image(tmp_path: Path) -> None:
     data = dataset(*write_pairs(tmp_path, count=4), phase='train', repeat=1.25)
     assert len(data) == 5
-    whole = [Path(data[Draw(i, (0, i))]['gt_path']).stem for i in range(4)]
+    whole = [Path(data[SampleIndex(i, (0, i))]['gt_path']).stem for i in range(4)]
     assert whole == ['0', '1', '2', '3']
-    extra = {Path(data[Draw(4, (epoch, 4))]['gt_path']).stem for epoch in range(40)}
+    extra = {Path(data[SampleIndex(4, (epoch, 4))]['gt_path']).stem for epoch in range(40)}
     assert extra == {'0', '1', '2', '3'}
 
 

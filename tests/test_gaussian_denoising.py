@@ -12,8 +12,8 @@ import torch
 from helpers import photograph, write_lmdb
 
 from ramit_arch import GaussianDenoisingDataset
-from ramit_arch.data.draws import Draw
 from ramit_arch.data.loaders import create_train_val_dataloader
+from ramit_arch.data.samplers import SampleIndex
 from ramit_arch.errors import UserError
 
 
@@ -63,7 +63,7 @@ def test_gray_is_opencvs_rgb_to_gray(clean: Path) -> None:
 
 
 def noises(data: GaussianDenoisingDataset, count: int, epoch: int = 0) -> torch.Tensor:
-    items = [data[Draw(i % 3, (1, epoch, i))] for i in range(count)]
+    items = [data[SampleIndex(i % 3, (1, epoch, i))] for i in range(count)]
     return torch.stack([item['lq'] - item['gt'] for item in items]) * 255
 
 
@@ -85,7 +85,7 @@ def test_blind_training_draws_a_level_for_every_image_uniformly(clean: Path) -> 
 
 
 def test_noise_is_on_the_augmented_crop_of_the_same_image(clean: Path) -> None:
-    item = dataset(clean, sigma=0)[Draw(1, (3, 0, 0))]
+    item = dataset(clean, sigma=0)[SampleIndex(1, (3, 0, 0))]
     assert torch.equal(item['lq'], item['gt'])
     assert item['lq_path'] == item['gt_path'] == str(clean / '1.png')
     image = torch.from_numpy(cv2.imread(str(clean / '1.png'))[..., ::-1].transpose(2, 0, 1) / np.float32(255))
@@ -136,9 +136,9 @@ def test_images_of_an_epoch_are_the_whole_sets_times_repeat(clean: Path) -> None
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'sigma': None}, 'sigma is missing; give a noise level'),
+        ({'sigma': None}, 'sigma is missing'),
         ({'sigma': -1}, 'sigma is -1'),
-        ({'sigma': [50, 0]}, r'sigma is \[50, 0\]'),
+        ({'sigma': [50, 0]}, r'sigma is \[50\.0, 0\.0\]; low must not exceed high'),
         ({'sigma': 'blind'}, "sigma is 'blind'"),
         ({'sigma': [0, 25, 50]}, r'sigma is \[0, 25, 50\]'),
         ({'sigma': [0, 50], 'phase': 'test'}, 'a range is for training'),

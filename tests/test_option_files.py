@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import ROOT, call_basicsr, write_lmdb, write_options, write_pairs
+from basicsr.archs import build_network
+from helpers import ROOT, call_basicsr, schedule_of, write_lmdb, write_options, write_pairs
 
-from ramit_arch import RAMiT, options
+from ramit_arch import options
+from ramit_arch.cli import checks
 from ramit_arch.data.progression import read_progression
 from ramit_arch.evaluation.complexity import complexity
 from ramit_arch.evaluation.protocols import PROTOCOLS
 from ramit_arch.evaluation.tables import Table, paper_tables
-from ramit_arch.models.schedule import read_schedule
+from ramit_arch.options import ablations
 
-FILES = sorted((ROOT / 'options').rglob('*.yml'))
+ABLATIONS = ROOT / 'options' / 'ablations.yml'
+ROWS = ablations.rows(options.read(ABLATIONS))
+FILES = sorted(file for file in (ROOT / 'options').glob('*.yml') if file != ABLATIONS)
 TRAIN = [file for file in FILES if not file.name.startswith('test_')]
 TEST = [file for file in FILES if file.name.startswith('test_')]
 PAPER = [file for file in TRAIN if file.name.startswith('train_')]
@@ -52,7 +56,8 @@ def experiments() -> dict[str, list[Table]]:
 
 
 def test_every_row_of_the_papers_tables_can_be_run() -> None:
-    names = {kind: {options.load(file)['name'] for file in files} for kind, files in [('train', PAPER), ('test', TEST)]}
+    files = {'train': PAPER, 'test': TEST}
+    names = {kind: {*(options.load(file)['name'] for file in files[kind]), *ROWS} for kind in files}
     assert len(experiments()) > 60
     assert experiments().keys() <= names['train']
     assert experiments().keys() <= names['test']
@@ -64,7 +69,7 @@ def test_every_row_of_the_papers_tables_can_be_run() -> None:
 def test_documentation_lists_every_experiment() -> None:
     listed = set(re.findall(r'^\| `(.+?)`', (ROOT / 'docs' / 'experiments.md').read_text(), re.MULTILINE))
     names = {options.load(file)['name'] for file in [*PAPER, *TEST] if 'quickstart' not in file.name}
-    assert listed == names
+    assert listed == names | ROWS.keys()
 
 
 def test_names_are_those_of_the_files_and_none_twice() -> None:
@@ -90,14 +95,21 @@ def test_training_and_test_file_describe_the_same_network(file: Path) -> None:
     assert testing['path']['pretrain_network_g'] == f'experiments/{training["name"]}/models/net_g_latest.pth'
 
 
-@named([file for file in FILES if file.parent.name == 'ablations'])
-def test_ablation_says_only_what_differs(file: Path) -> None:
-    own = options.read(file)
-    assert own['base'] == f'../{file.name.split("_")[0]}_{"_".join(own["name"].split("_")[:2])}.yml'
-    base, full = options.load(file.parent / own['base']), options.load(file)
-    for key in own.keys() - {'base', 'name', 'path'}:
-        assert full[key] != base[key]
-    assert full['name'] != base['name']
+@pytest.mark.parametrize('name', ROWS)
+def test_row_changes_only_what_it_says_and_restores_with_its_own_network(name: str) -> None:
+    task, variant, section = ROWS[name]
+    training, testing = (options.load(f'{ABLATIONS}::{name}', testing) for testing in (False, True))
+    base = options.load(ROOT / 'options' / f'train_RAMiT_{task}.yml')
+    assert training['name'] == testing['name'] == name
+    assert training['network_g'] == testing['network_g']
+    changed = {key for key in training if training[key] != base[key]} - {'name'}
+    own = section.keys() - {'source', 'tasks'}
+    assert changed == own | ({'path'} if task in ('SRx3', 'SRx4') else set())
+    if task in ('SRx3', 'SRx4'):  # warm start from the same variant
+        assert training['path']['pretrain_network_g'] == f'experiments/RAMiT_SRx2_{variant}/models/net_g_latest.pth'
+    assert testing['path']['pretrain_network_g'] == f'experiments/{name}/models/net_g_latest.pth'
+    assert not checks.find_problems(training, training=True)
+    assert not checks.find_problems(testing, training=False)
 
 
 @named(SUPER_RESOLUTION)
@@ -107,7 +119,7 @@ def test_training_of_super_resolution_is_that_of_appendix_b(file: Path) -> None:
     images = 3450 if 'DF2K' in file.name else 800
     assert int(images * (data.get('repeat') or 1) + 1e-6) == 64000
     assert (data['batch_size_per_gpu'], data['lq_patch_size'], train['lr_batch_size']) == (64, 64, 64)
-    schedule = read_schedule({**opt, 'dist': False, 'world_size': 1, 'num_gpu': 1})
+    schedule = schedule_of({**opt, 'dist': False, 'world_size': 1, 'num_gpu': 1})
     epoch = 1000
     if opt['scale'] == 2:
         milestones, epochs, warm_start = (200, 300, 400, 425, 450, 475), 500, 0
@@ -124,7 +136,7 @@ def test_training_of_super_resolution_is_that_of_appendix_b(file: Path) -> None:
 def test_progressive_training_is_that_of_appendix_b(file: Path) -> None:
     opt = options.load(file)
     place = {'dist': False, 'world_size': 1, 'num_gpu': 1}
-    progression, schedule = read_progression({**opt, **place}), read_schedule({**opt, **place})
+    progression, schedule = read_progression({**opt, **place}), schedule_of({**opt, **place})
     epoch = int(IMAGES[task_of(opt)] + 1e-6)
     assert [(stage.patch, stage.batch) for stage in progression.stages] == [(64, 64), (96, 32), (128, 16)]
     assert schedule.rates == pytest.approx((4e-4, 2e-4, 1e-4))
@@ -161,9 +173,8 @@ def test_test_sets_are_those_of_the_protocol(file: Path) -> None:
 
 @pytest.mark.parametrize('experiment', experiments())
 def test_network_costs_what_the_tables_print(experiment: str) -> None:
-    network = {k: v for k, v in options.load(find(experiment))['network_g'].items() if k != 'type'}
-    with torch.device('meta'):
-        cost = complexity(RAMiT(**network), network.get('in_chans', 3), network['upscale'])
+    network = options.load(find(experiment))['network_g']
+    cost = complexity(checks.build(network), network.get('in_chans', 3), network['upscale'])
     for table in experiments()[experiment]:
         row = next(row for row in table.rows if row.experiment == experiment)
         if row.params is not None:  # 949K stands for the 948,499 parameters at x3
@@ -172,15 +183,13 @@ def test_network_costs_what_the_tables_print(experiment: str) -> None:
             assert cost.mult_adds / 1e9 == pytest.approx(row.mult_adds, rel=0.0055)
 
 
-def find(experiment: str) -> Path:
-    return next(file for file in PAPER if file.stem == f'train_{experiment}')
+def find(experiment: str) -> str:
+    return f'{ABLATIONS}::{experiment}' if experiment in ROWS else f'{ROOT}/options/train_{experiment}.yml'
 
 
 @named(FILES)
 def test_network_is_the_one_the_comment_counts(file: Path) -> None:
-    network = {key: value for key, value in options.load(file)['network_g'].items() if key != 'type'}
-    with torch.device('meta'):
-        parameters = sum(p.numel() for p in RAMiT(**network).parameters())
+    parameters = sum(p.numel() for p in checks.build(options.load(file)['network_g']).parameters())
     comment = re.search(r'([\d,]+)K parameters', file.read_text())
     assert comment is None or int(comment[1].replace(',', '')) == round(parameters / 1000)
 
@@ -240,15 +249,15 @@ def replace_data(section: dict, folder: Path, scale: int) -> None:
             root['dataroot_lq'] = str(place / f'lq{suffix}')
 
 
-def run_training(file: Path, generated: Path, folder: Path) -> dict:
+def run_training(file: Path | str, generated: Path, folder: Path) -> dict:
     opt = options.load(file)
     shrink(opt)
     for section in opt['datasets'].values():
         replace_data(section, generated, opt['scale'])
     if opt['path'].get('pretrain_network_g'):  # the x2 network the warm start needs
-        network = {key: value for key, value in opt['network_g'].items() if key != 'type'}
         opt['path']['pretrain_network_g'] = str(folder / 'x2.pth')
-        torch.save({'params': RAMiT(**{**network, 'upscale': 2}).state_dict()}, folder / 'x2.pth')
+        network = build_network({**opt['network_g'], 'upscale': 2})
+        torch.save({'params': network.state_dict()}, folder / 'x2.pth')
     write_options(folder / 'train.yml', opt)
     result = call_basicsr('train', '-opt', 'train.yml', cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -265,18 +274,24 @@ def test_file_trains_two_iterations_validates_and_its_test_file_tests(
     run_test(file.with_name('test_' + file.name.removeprefix('train_')), trained['network_g'], generated, tmp_path)
 
 
+def test_a_row_of_the_ablations_trains_and_is_tested(generated: Path, tmp_path: Path) -> None:
+    name = 'RAMiT_SRx4_DaViT-full'
+    trained = run_training(f'{ABLATIONS}::{name}', generated, tmp_path)
+    run_test(f'{ABLATIONS}::{name}', trained['network_g'], generated, tmp_path)
+
+
 @named([file for file in TEST if not of_training(file).exists() and 'quickstart' not in file.name])
 def test_file_without_a_training_tests_a_checkpoint(file: Path, generated: Path, tmp_path: Path) -> None:
     opt = options.load(file)
     network = {**opt['network_g'], 'dim': 16, 'depths': [1, 1, 1, 1], 'window_size': 2, 'expand_groups': 1}
     checkpoint = tmp_path / opt['path']['pretrain_network_g']
     checkpoint.parent.mkdir(parents=True)
-    torch.save(RAMiT(**{key: value for key, value in network.items() if key != 'type'}).state_dict(), checkpoint)
+    torch.save(build_network(dict(network)).state_dict(), checkpoint)
     run_test(file, network, generated, tmp_path)
 
 
-def run_test(file: Path, network: dict, generated: Path, folder: Path) -> None:
-    test = options.load(file)
+def run_test(file: Path | str, network: dict, generated: Path, folder: Path) -> None:
+    test = options.load(file, testing=True)
     for section in test['datasets'].values():
         replace_data(section, generated, test['scale'])
     test.update(num_gpu=0, network_g=network)

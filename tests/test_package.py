@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, write_pairs
+from helpers import ROOT, call_basicsr, write_pairs
 
 from ramit_arch.errors import UserError
 from ramit_arch.options import packaged
@@ -94,8 +95,9 @@ def test_every_verb_works_in_an_environment_without_the_clone(wheel: Path, tmp_p
         '    sys.argv[1:] = line.split()\n'
         '    assert basicsr_command.main() == 0, line\n'
     )
+    clean = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     result = subprocess.run(
-        [python, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+        [python, '-c', code], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=180, check=False
     )
     assert result.returncode == 0, result.stderr
     for name, file in packaged.files().items():
@@ -103,7 +105,9 @@ def test_every_verb_works_in_an_environment_without_the_clone(wheel: Path, tmp_p
         assert packaged.describe(file) in result.stdout
     assert (packaged.FOLDER / 'train_RAMiT_SRx2.yml').read_text() in result.stdout
     assert (tmp_path / 'results' / 'quickstart_RAMiT_SRx2' / 'comparison_Set5.png').is_file()
-    version = subprocess.run([python.with_name('basicsr'), '--version'], capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [python.with_name('basicsr'), '--version'], env=clean, capture_output=True, text=True, check=True
+    )
     assert version.stdout.startswith('ramit-arch ')
 
 
@@ -116,8 +120,14 @@ def test_a_name_that_is_neither_a_file_nor_packaged_is_an_error(
     assert Path(packaged.find('train_RAMiT_GDN.yml')).is_file()
     for name, near in [
         ('train_RAMiT_SRx5', 'did you mean train_RAMiT_SRx'),
-        ('options/train_RAMiT_SRx2.yml', 'did you mean -opt train_RAMiT_SRx2, the packaged one?'),
+        ('options/train_RAMiT_SRx2.yml', 'did you mean train_RAMiT_SRx2, the packaged one?'),
         ('mine.yml', 'mine.yml: no such file; basicsr options lists'),
     ]:
         with pytest.raises(UserError, match=near):
             packaged.find(name)
+
+
+def test_errors_in_a_file_on_a_packaged_base_have_their_lines(tmp_path: Path) -> None:
+    (tmp_path / 'mine.yml').write_text('base: train_RAMiT_SRx2\ntrain: {ema_dcay: 0.9}\n')
+    text = call_basicsr('check', '-opt', 'mine.yml', cwd=tmp_path).stderr
+    assert text == 'error: mine.yml:2: train.ema_dcay is unknown (did you mean ema_decay?)\n'

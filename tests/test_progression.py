@@ -7,24 +7,35 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY_NETWORK, problems, run_basicsr, run_torchrun, tiny_options, write_options, write_pairs
+from helpers import (
+    TINY_NETWORK,
+    problems,
+    run_basicsr,
+    run_torchrun,
+    schedule_of,
+    tiny_options,
+    write_options,
+    write_pairs,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ramit_arch import options as option_files
 from ramit_arch.data import pixels, stores
 from ramit_arch.data.loaders import create_train_val_dataloader
-from ramit_arch.data.progression import Progression, Stage, read_progression
+from ramit_arch.data.progression import Progression, TrainingStage, read_progression
 from ramit_arch.data.stores import FolderStore
 from ramit_arch.errors import UserError
-from ramit_arch.models.schedule import read_schedule
 
 STAGES = [{'iter': 3, 'lq_patch_size': 8, 'batch_size': 4}, {'iter': 2, 'lq_patch_size': 12, 'batch_size': 2},
           {'iter': 3, 'lq_patch_size': 16, 'batch_size': 2}]  # fmt: skip
 
 
-@given(st.lists(st.builds(Stage, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4), st.integers(0, 400))
-def test_stages_and_images_equal_a_count_iteration_by_iteration(stages: list[Stage], images: int) -> None:
+@given(
+    st.lists(st.builds(TrainingStage, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4),
+    st.integers(0, 400),
+)
+def test_stages_and_images_equal_a_count_iteration_by_iteration(stages: list[TrainingStage], images: int) -> None:
     progression, drawn, iteration, last = Progression(stages), 0, 0, 0
     for number, stage in enumerate(stages):
         for _ in range(stage.iterations):
@@ -39,13 +50,13 @@ def test_stages_and_images_equal_a_count_iteration_by_iteration(stages: list[Sta
 
 def options(stages: object = None, **changes: object) -> dict:
     return {'dist': False, 'world_size': 1, 'num_gpu': 0, 'datasets': {'train': {}}, **changes,
-            'train': {'total_iter': 8, 'optim_g': {'lr': 4e-4}, 'lr_batch_size': 4,
+            'train': {'total_iter': 8, 'optim_g': {'type': 'Adam', 'lr': 4e-4}, 'lr_batch_size': 4,
                       'progressive': STAGES if stages is None else stages, **changes.get('train', {})}}  # fmt: skip
 
 
 @pytest.mark.parametrize(('rule', 'rates'), [(None, (4e-4, 2e-4)), ('linear', (4e-4, 2e-4)), ('inverse', (4e-4, 8e-4))])
 def test_rate_follows_the_batch_of_the_stage(rule: str | None, rates: tuple[float, float]) -> None:
-    schedule = read_schedule(options(train={'lr_rule': rule, 'warmup_iter': 2}))
+    schedule = schedule_of(options(train={'lr_rule': rule, 'warmup_iter': 2}))
     expected = [rates[0] / 2, rates[0], rates[0], *[rates[1]] * 5]
     assert [schedule.learning_rate(i) for i in range(1, 9)] == pytest.approx(expected)
 
@@ -61,12 +72,12 @@ def test_batches_are_totals_over_all_processes() -> None:
     ('changes', 'message'),
     [
         ({'progressive': {'iter': 8}}, "train.progressive is {'iter': 8}; it must be a list"),
-        ({'progressive': []}, 'it must be a list with something in it'),
+        ({'progressive': []}, 'it must be a list of sections'),
         ({'progressive': [{**STAGES[0], 'lq_patch': 8}]}, 'progressive[0].lq_patch is unknown (did you mean lq_patch_'),
         ({'progressive': [{'iter': 8, 'lq_patch_size': 8}]}, 'train.progressive[0].batch_size is missing'),
         ({'progressive': STAGES[:2]}, 'train.progressive lasts 5 iterations, but train.total_iter is 8'),
-        ({}, 'datasets.train.lq_patch_size and train.progressive contradict each other'),
-        ({}, 'datasets.train.batch_size_per_gpu and train.progressive contradict each other'),
+        ({}, 'datasets.train.lq_patch_size contradicts train.progressive'),
+        ({}, 'datasets.train.batch_size_per_gpu contradicts train.progressive'),
         ({'lr_rule': 'printed'}, "train.lr_rule is 'printed'; it must be 'linear' or 'inverse'"),
         ({'lr_rule': 'linear', 'lr_batch_size': None}, 'lr_rule needs train.lr_batch_size'),
     ],
@@ -144,7 +155,7 @@ def test_log_says_when_a_stage_begins_and_resuming_anywhere_gives_the_same_weigh
 def test_progressive_learning_needs_our_model_and_data_set(files: Path) -> None:
     other = ['model_type=SRModel', 'train:lr_batch_size=null']
     result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *other, cwd=files)
-    assert ': SRModel does not know it' in result.stderr
+    assert ': SRModel does not read it' in result.stderr
     stock = ['datasets:train:type=PairedImageDataset', f'network_g:type={TINY_NETWORK["type"]}']
     result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *stock, cwd=files)
     assert 'PairedImageDataset, which has one patch size' in result.stderr

@@ -13,8 +13,10 @@ from basicsr.metrics import calculate_metric
 from helpers import TINY_NETWORK, call_basicsr, photograph, problems, write_options, write_pairs
 
 from ramit_arch import RAMiT
-from ramit_arch.evaluation.protocols import PROTOCOLS, validation_metrics
+from ramit_arch.evaluation.protocols import PROTOCOLS, standard_metrics
+from ramit_arch.models.options import Validation
 
+PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
 NETWORK = {**TINY_NETWORK, 'upscale': 1}
 
 
@@ -23,7 +25,7 @@ NETWORK = {**TINY_NETWORK, 'upscale': 1}
     ('DR', 1, 0, True),
 ])  # fmt: skip
 def test_channel_and_border_are_those_of_the_paper(protocol: str, scale: int, border: int, luma: bool) -> None:
-    metrics = validation_metrics({'scale': scale, 'val': {'protocol': protocol}})
+    metrics = standard_metrics(protocol, scale)
     settings = {'crop_border': border, 'test_y_channel': luma}
     assert metrics == {name: {'type': f'calculate_{name}', **settings} for name in ('psnr', 'ssim')}
 
@@ -42,18 +44,19 @@ def test_sets_and_their_sizes_are_those_of_the_paper() -> None:
 
 def test_protocol_takes_further_metrics_and_keeps_its_own() -> None:
     niqe = {'type': 'calculate_niqe', 'crop_border': 0}
-    metrics = validation_metrics({'scale': 1, 'val': {'protocol': 'CDN', 'metrics': {'niqe': niqe}}})
-    assert list(metrics) == ['psnr', 'ssim', 'niqe']
-    assert validation_metrics({'scale': 1, 'val': {'metrics': {'niqe': niqe}}}) == {'niqe': niqe}
+    own = {'save_img': False, 'metrics': {'niqe': niqe}}
+    assert list(Validation(protocol='CDN', **own).all_metrics(scale=1)) == ['psnr', 'ssim', 'niqe']
+    assert Validation(**own).all_metrics(scale=1) == {'niqe': niqe}
 
 
 def section(kind: str = 'PairedRestorationDataset', **keys: object) -> dict:
-    return {'type': kind, 'name': 'set', **keys}
+    own = {'sigma': 25} if kind == 'GaussianDenoisingDataset' else {'dataroot_lq': 'lq'}
+    return {'type': kind, 'name': 'set', 'dataroot_gt': 'gt', **own, **keys}
 
 
 @pytest.mark.parametrize(('opt', 'message'), [
     ({'val': {'protocol': 'CND'}}, 'did you mean CDN'),
-    ({'val': {'protocol': 'DR', 'metrics': {'psnr': {'type': 'calculate_psnr', 'test_y_channel': False}}}},
+    ({'val': {'protocol': 'DR', 'metrics': {'psnr': {**PSNR, 'test_y_channel': False}}}},
      'val.metrics.psnr.test_y_channel is False, but protocol DR has True'),
     ({'val': {'protocol': 'CDN', 'metrics': {'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}},
      'val.metrics.ssim.crop_border is 4, but protocol CDN has 0'),
@@ -66,13 +69,16 @@ def section(kind: str = 'PairedRestorationDataset', **keys: object) -> dict:
     ({'val': {'protocol': 'CDN'}, 'datasets': {'val': section()}}, 'type is PairedRestorationDataset; val.protoc'),
     ({'val': {'protocol': 'DR'}, 'datasets': {'val': section('GaussianDenoisingDataset')}}, 'val.protocol DR is der'),
     ({'val': {'protocol': ['DR']}}, "val.protocol is ['DR']; it must be 'SR'"),
-    ({'val': {'protocol': 'DR', 'metrics': {'psnr': {'type': 'calculate_psnr', 'better': 'lower'}}}},
+    ({'val': {'protocol': 'DR', 'metrics': {'psnr': {**PSNR, 'test_y_channel': True, 'better': 'lower'}}}},
      "val.metrics.psnr.better is 'lower', but protocol DR has None"),
     ({'val': {'protocol': 'CDN'}, 'datasets': {'val': {**section('GaussianDenoisingDataset'), 'name': 'a_sigma25',
-     'sigma': 15}}}, 'datasets.val.sigma is 15, but the set is called a_sigma25'),
+     'sigma': 15}}}, 'datasets.val.sigma is 15, but the dataset is named a_sigma25'),
 ])  # fmt: skip
 def test_contradictions_are_named(opt: dict, message: str) -> None:
-    assert message in problems({'model_type': 'RAMiTModel', **opt}, training=False)
+    rest = {'name': 'a', 'model_type': 'RAMiTModel', 'num_gpu': 0, 'path': {'pretrain_network_g': 'a.pth'}}
+    full = {**rest, 'network_g': {'type': 'RAMiT'}, 'datasets': {'test_1': section()}, **opt}
+    full['val'] = {'save_img': False, **opt['val']}
+    assert message in problems(full, training=False)
 
 
 def write_test(folder: Path, protocol: str, sets: list[dict], **network: object) -> str:
@@ -141,4 +147,4 @@ def test_stock_model_refuses_a_protocol_it_would_ignore(tmp_path: Path) -> None:
     pair = {'type': 'PairedRestorationDataset', 'name': 'set', 'dataroot_gt': str(gt), 'dataroot_lq': str(lq)}
     file = write_test(tmp_path, 'DR', [pair])
     result = call_basicsr('test', '-opt', file, '--force_yml', 'model_type=SRModel', cwd=tmp_path)
-    assert 'val.protocol: SRModel does not know it; set model_type to RAMiTModel' in result.stderr
+    assert 'val.protocol: SRModel does not read it; set model_type to RAMiTModel' in result.stderr

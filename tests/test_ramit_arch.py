@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import ramit_arch.archs.ramit_arch as ramit_arch_module
-from ramit_arch import RAMiT
-from ramit_arch.archs.ramit_arch import merge, partition, symmetric_pad
+from ramit_arch import DaViTCore, DaViTFull, RAMiT
+from ramit_arch.archs import row_bands
+from ramit_arch.archs.layers import symmetric_pad, window_partition, window_reverse
 from ramit_arch.evaluation.complexity import Measurement, cells, complexity
 
 DATA = Path(__file__).with_name('data')
@@ -159,24 +159,24 @@ def test_complexity_row_reads_as_in_table_2(milliseconds: float, shown: str) -> 
 # ------------------------------------------------------------------------------------------------- DaViT (Tab. A)
 
 
-@pytest.mark.parametrize(('block', 'upscale', 'parameters', 'mult_adds'), [
-    ('davit_core', 2, 966, 163.2), ('davit_core', 4, 987, 42.08), ('davit_core', 1, 961, 620.8),
-    ('davit_full', 2, 983, 167.0), ('davit_full', 4, 1003, 43.0), ('davit_full', 1, 977, 635.2),
+@pytest.mark.parametrize(('kind', 'upscale', 'parameters', 'mult_adds'), [
+    (DaViTCore, 2, 966, 163.2), (DaViTCore, 4, 987, 42.08), (DaViTCore, 1, 961, 620.8),
+    (DaViTFull, 2, 983, 167.0), (DaViTFull, 4, 1003, 43.0), (DaViTFull, 1, 977, 635.2),
 ])  # fmt: skip
-def test_davit_costs_what_table_a_prints(block: str, upscale: int, parameters: int, mult_adds: float) -> None:
+def test_davit_costs_what_table_a_prints(kind: type[RAMiT], upscale: int, parameters: int, mult_adds: float) -> None:
     with torch.device('meta'):
-        cost = complexity(RAMiT(upscale=upscale, block=block), 3, upscale)
+        cost = complexity(kind(upscale=upscale), 3, upscale)
     assert round(cost.parameters / 1e3) == parameters
     assert cost.mult_adds / 1e9 == pytest.approx(mult_adds, rel=0.002)
 
 
-def davit(block: str, depth: int = 4) -> RAMiT:
+def davit(kind: type[RAMiT], depth: int = 4) -> RAMiT:
     torch.manual_seed(0)
-    return RAMiT(upscale=1, dim=16, depths=[depth] * 4, window_size=4, expand_groups=1, block=block).eval()
+    return kind(upscale=1, dim=16, depths=[depth] * 4, window_size=4, expand_groups=1).eval()
 
 
 def test_davit_core_alternates_pure_blocks_and_shifts_every_second_spatial_one() -> None:
-    for stage in (davit('davit_core').stage1, davit('davit_core').stage4):
+    for stage in (davit(DaViTCore).stage1, davit(DaViTCore).stage4):
         blocks = list(stage.blocks.values())
         assert [(block.sp_attn is not None, block.ch_attn is not None) for block in blocks] == [
             (True, False), (False, True), (True, False), (False, True),
@@ -187,9 +187,9 @@ def test_davit_core_alternates_pure_blocks_and_shifts_every_second_spatial_one()
 
 
 def test_davit_full_has_the_elements_of_table_a() -> None:
-    names = {name for name, _ in davit('davit_full').named_parameters()}
+    names = {name for name, _ in davit(DaViTFull).named_parameters()}
     assert not any('logit_scale' in name or 'bias_table' in name for name in names)  # dot product, no relative bias
-    block = davit('davit_full').stage1.blocks['block0']
+    block = davit(DaViTFull).stage1.blocks['block0']
     x = torch.randn(1, 8, 8, 16)
     with torch.no_grad():
         for convolution in (block.position1, block.position2):
@@ -208,20 +208,15 @@ def test_davit_full_has_the_elements_of_table_a() -> None:
         assert torch.allclose(block.attend(x.flip(1)).flip(1), attended, atol=1e-6)
 
 
-@pytest.mark.parametrize('block', ['davit_core', 'davit_full'])
-def test_davit_restores_any_size_and_trains_every_parameter(block: str) -> None:
-    network = davit(block, depth=2)
+@pytest.mark.parametrize('kind', [DaViTCore, DaViTFull])
+def test_davit_restores_any_size_and_trains_every_parameter(kind: type[RAMiT]) -> None:
+    network = davit(kind, depth=2)
     with torch.no_grad():
         assert network(torch.rand(2, 3, 13, 7)).shape == (2, 3, 13, 7)
     network(torch.rand(1, 3, 16, 16)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    copy = davit(block, depth=2)
+    copy = davit(kind, depth=2)
     copy.load_state_dict(network.state_dict())
-
-
-def test_unknown_block_is_named() -> None:
-    with pytest.raises(ValueError, match=r'block is .davit.; it must be one of d_ramit, davit_core, davit_full'):
-        RAMiT(block='davit')
 
 
 # --------------------------------------------------------------------------------------------------- the oracle
@@ -286,18 +281,18 @@ def test_any_size_from_one_pixel_up(height: int, width: int, batch: int, upscale
     st.integers(1, 70),
     st.integers(1, 2),
     st.sampled_from([64, 300, 1000, 2500]),
-    st.sampled_from([{}, {'mobivari_version': 1}, {'chsa_head_ratio': 0}, {'block': 'davit_core'}]),
+    st.sampled_from([{}, {'mobivari_version': 1}, {'chsa_head_ratio': 0}, {'hrami': False}]),
 )
 def test_bands_of_rows_give_what_whole_maps_give(height: int, width: int, batch: int, band: int, options: dict) -> None:
     network, x = reproducible_tiny(**options).double(), torch.rand(batch, 3, height, width, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         whole = network(x)
-        patch.setattr(ramit_arch_module, 'BAND', band)
+        patch.setattr(row_bands, 'BAND', band)
         torch.testing.assert_close(network(x), whole, atol=1e-10, rtol=0)
 
 
 def test_images_are_computed_in_bands_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ramit_arch_module, 'BAND', 512)
+    monkeypatch.setattr(row_bands, 'BAND', 512)
     network, heights = tiny(drop_path=0.5), []
     attention = network.stage1.blocks['block1'].sp_attn
     attention.register_forward_pre_hook(lambda _, inputs: heights.append(len(inputs[0])))
@@ -315,11 +310,11 @@ def test_images_are_computed_in_bands_where_no_gradient_is_wanted(monkeypatch: p
 @pytest.mark.parametrize(('n', 'rows', 'columns'), [(1, 1, 3), (1, 3, 1), (2, 1, 3), (1, 1, 1)])
 def test_windows_are_contiguous_whatever_their_number(n: int, rows: int, columns: int) -> None:
     x = torch.rand(n, 4 * rows, 4 * columns, 3)
-    windows = partition(x, 4)
+    windows = window_partition(x, 4)
     assert windows.is_contiguous()
     assert windows.permute(0, 3, 1, 2).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(windows[-1], x[-1, -4:, -4:], atol=0, rtol=0)
-    merged = merge(windows, *x.shape[1:3])
+    merged = window_reverse(windows, *x.shape[1:3])
     assert merged.is_contiguous()
     torch.testing.assert_close(merged, x, atol=0, rtol=0)
 
@@ -415,18 +410,18 @@ WRONG = [
     ({'depths': [6, 4, 0, 6]}, 'depths is [6, 4, 0, 6]'),
     ({'num_heads': [4, 4, 4]}, 'num_heads is [4, 4, 4]'),
     ({'num_heads': [4, 4, 4, 5]}, 'divisors of dim, which is 64'),
-    ({'chsa_head_ratio': 1.5}, 'within [0, 1]'),
+    ({'chsa_head_ratio': 1.5}, 'a number from 0 to 1'),
     ({'chsa_head_ratio': 'half'}, "chsa_head_ratio is 'half'"),
-    ({'window_size': 7}, 'even'),
+    ({'window_size': 7}, 'a multiple of 2'),
     ({'hidden_ratio': 0}, 'hidden_ratio is 0'),
     ({'qkv_bias': 'yes'}, 'true or false'),
     ({'mobivari_version': 3}, '1 or 2'),
-    ({'mobivari_act': 'swish'}, 'leaky_relu, relu6, relu, gelu, silu'),
+    ({'mobivari_act': 'swish'}, "'leaky_relu', 'relu6', 'relu', 'gelu' or 'silu'"),
     ({'exp_factor': -1}, 'exp_factor is -1'),
     ({'expand_groups': 3}, 'expand_groups is 3'),
-    ({'dim': 48, 'num_heads': [4] * 4}, 'mixer_expand_groups is None; it must be a divisor of both dim, 48, and 63'),
+    ({'dim': 48, 'num_heads': [4] * 4}, 'mixer_expand_groups is 4; it must be a divisor of 48 and 63'),
     ({'tail_mobivari': -1}, 'tail_mobivari is -1'),
-    ({'attn_drop': 1.0}, 'within [0, 1)'),
+    ({'attn_drop': 1.0}, 'a number from 0 to below 1'),
     ({'drop_path': float('nan')}, 'drop_path is nan'),
     ({'img_mean': [0.5]}, 'a list of 3, one number a channel'),
     ({'in_chans': 1}, 'a list of 1, one number a channel'),

@@ -16,12 +16,12 @@ import pytest
 import torch
 from helpers import call_basicsr, make_model, options_of_test, tiny_options, write_lmdb, write_options, write_pairs
 
-from ramit_arch.compat import read_state
 from ramit_arch.data import pixels
 from ramit_arch.data.pixels import MAX_PIXELS, decode
 from ramit_arch.data.stores import open_store, parse_meta_info
 from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import read_weights
+from ramit_arch.models.states import read_state
 
 
 class Exploit:
@@ -74,7 +74,7 @@ def test_a_malicious_state_is_passed_over(files: Path) -> None:
     (states / '2.state').write_bytes(archive({'iter': 2, 'epoch': 0, 'optimizers': [Exploit()]}))
     result = call_basicsr('train', '-opt', 'train.yml', '--auto_resume', cwd=files)
     assert result.returncode == 1
-    assert 'Passed over: experiments/tiny/training_states/2.state: damaged or no training state' in result.stdout
+    assert 'Skipping experiments/tiny/training_states/2.state: damaged or no training state' in result.stdout
     assert not list(files.rglob('EXPLOITED'))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers import problems, tiny_options
+from helpers import problems, schedule_of, tiny_options
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramit_arch.models.schedule import Schedule, read_schedule
+from ramit_arch.models.schedule import Schedule
 
 SCRATCH = Schedule((4e-4,), (), (200_000, 300_000, 400_000, 425_000, 450_000, 475_000), 0.5, warmup=20_000)
 FINETUNING = Schedule((4e-4,), (), (50_000, 100_000), 0.5, warmup=20_000, warm_start=50_000)
@@ -41,14 +41,14 @@ def test_rate_is_positive_and_never_above_the_full_one(iteration: int) -> None:
 def options(**train: object) -> dict:
     optim = {'type': 'Adam', 'lr': 4e-4}
     return {'dist': False, 'world_size': 1, 'num_gpu': 0, 'train': {'total_iter': 9, 'optim_g': optim, **train},
-            'datasets': {'train': {'batch_size_per_gpu': 16}}}  # fmt: skip
+            'datasets': {'train': {'name': 'a', 'type': 'b', 'batch_size_per_gpu': 16}}}  # fmt: skip
 
 
 def test_rate_is_scaled_linearly_to_the_total_batch() -> None:
-    assert read_schedule(options(lr_batch_size=64)).rates == pytest.approx((1e-4,))
-    assert read_schedule({**options(lr_batch_size=64), 'num_gpu': 2}).rates == pytest.approx((2e-4,))
-    assert read_schedule({**options(lr_batch_size=64), 'dist': True, 'world_size': 8}).rates == pytest.approx((8e-4,))
-    assert read_schedule(options()).rates == pytest.approx((4e-4,))
+    assert schedule_of(options(lr_batch_size=64)).rates == pytest.approx((1e-4,))
+    assert schedule_of({**options(lr_batch_size=64), 'num_gpu': 2}).rates == pytest.approx((2e-4,))
+    assert schedule_of({**options(lr_batch_size=64), 'dist': True, 'world_size': 8}).rates == pytest.approx((8e-4,))
+    assert schedule_of(options()).rates == pytest.approx((4e-4,))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_rate_is_scaled_linearly_to_the_total_batch() -> None:
         ({'lr_batch_size': 0}, 'lr_batch_size is 0'),
         ({'scheduler': {'type': 'CosineAnnealingRestartLR'}}, "it must be 'MultiStepLR'"),
         ({'scheduler': {'type': 'MultiStepLR', 'milestone': [1]}}, 'did you mean milestones?'),
-        ({'scheduler': {'type': 'MultiStepLR', 'milestones': 5}}, 'list of iterations'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestones': 5}}, 'a list of integers from 0 up'),
         ({'scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0}}, 'gamma is 0'),
         ({'warm_start': {'iters': 5}}, 'did you mean iter?'),
         ({'warm_start': {'iter': -5}}, 'warm_start.iter is -5'),

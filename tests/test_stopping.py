@@ -19,15 +19,15 @@ from basicsr.data import build_dataloader, build_dataset
 from helpers import BASICSR, ROOT, make_model, run_basicsr, step, tiny_options, weights, write_options
 
 from ramit_arch import files, stopping
-from ramit_arch.data.draws import DrawSampler
-from ramit_arch.data.loaders import Running
+from ramit_arch.data.loaders import RunState
+from ramit_arch.data.samplers import ResumableBatchSampler
 from ramit_arch.errors import UserError
-from ramit_arch.files import write_whole
+from ramit_arch.files import atomic_write
 from ramit_arch.models.checkpoints import remove_old
 
 
 def test_a_killed_run_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / 'benchmarks' / 'kill_training.py')]
+    script = [sys.executable, str(ROOT / 'tests' / 'stress' / 'kill_training.py')]
     options = [
         '--work',
         str(tmp_path / 'work'),
@@ -117,7 +117,7 @@ def test_a_validation_that_was_cut_short_is_made_up_for(
     assert not list(tmp_path.glob('scores/second*'))
 
     resumed = make_model(tmp_path, path={'pretrain_network_g': str(tmp_path / 'models' / 'net_g_4.pth')})
-    resumed.opt['running'] = Running(DrawSampler(3, resumed.progression, 3), loaders)
+    resumed.opt['run_state'] = RunState(ResumableBatchSampler(3, resumed.progression, 3), loaders)
     resumed.resume_training(state)
     assert (tmp_path / 'scores' / 'second_4.csv').is_file()
     again = torch.load(tmp_path / 'training_states' / '4.state', weights_only=True)
@@ -214,12 +214,12 @@ def test_a_data_set_that_disappears_is_told_in_the_last_line(pairs: tuple[Path, 
 
 def test_a_file_is_as_it_was_when_it_cannot_be_written(tmp_path: Path) -> None:
     file = tmp_path / 'file'
-    write_whole(file, b'former')
+    atomic_write(file, b'former')
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # writing more fails half-way, as on a full disk
     try:
         with pytest.raises(UserError, match='cannot be written'):
-            write_whole(file, bytes(5000))
+            atomic_write(file, bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_bytes() == b'former'
@@ -229,9 +229,9 @@ def test_a_file_is_as_it_was_when_it_cannot_be_written(tmp_path: Path) -> None:
 def test_the_disk_is_asked_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = files.shutil.disk_usage(tmp_path)._replace(free=files.MARGIN + 100)
     monkeypatch.setattr(files.shutil, 'disk_usage', lambda _: usage)
-    write_whole(tmp_path / 'small', bytes(100))
+    atomic_write(tmp_path / 'small', bytes(100))
     with pytest.raises(UserError, match='no room on the disk'):
-        write_whole(tmp_path / 'large', bytes(101))
+        atomic_write(tmp_path / 'large', bytes(101))
     assert [path.name for path in tmp_path.iterdir()] == ['small']
 
 

@@ -14,7 +14,7 @@ from helpers import ROOT, call_basicsr
 from ramit_arch import options
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.protocols import PROTOCOLS
-from ramit_arch.evaluation.tables import AVERAGE, Score, Table, beside, paper_tables, read_results
+from ramit_arch.evaluation.tables import AVERAGE, Score, Table, add_results, paper_tables, read_results
 from ramit_arch.evaluation.tradeoff import figure, points
 
 PAPER = paper_tables()
@@ -94,7 +94,8 @@ def test_average_of_table_f_is_that_of_table_3a() -> None:
 
 def write_scores(folder: Path, experiment: str, sets: dict[str, float], **changes: object) -> Path:
     """Score files of a test, every image of a set with one PSNR and SSIM 0.9; a set's name may carry its sigma."""
-    opt = options.load(next((ROOT / 'options').rglob(f'test_{experiment}.yml')))
+    file = ROOT / 'options' / f'test_{experiment}.yml'
+    opt = options.load(file if file.exists() else f'{ROOT}/options/ablations.yml::{experiment}', testing=True)
     scores = folder / experiment / 'scores'
     scores.mkdir(parents=True)
     task = opt['val']['protocol']
@@ -112,14 +113,14 @@ def write_scores(folder: Path, experiment: str, sets: dict[str, float], **change
 
 
 def ours(table: Table, *folders: Path) -> dict[str, Score]:
-    result = beside(table, read_results(folders))
+    result = add_results(table, read_results(folders))
     assert result is not None
     (found,) = (row for row in result.rows if row.kind == 'here')
     return found.scores
 
 
 def difference(table: Table, *folders: Path) -> dict[str, Score]:
-    result = beside(table, read_results(folders))
+    result = add_results(table, read_results(folders))
     assert result is not None
     return next((row.scores for row in result.rows if row.kind == 'difference'), {})
 
@@ -131,7 +132,7 @@ def test_scores_stand_beside_their_row_and_other_sets_stay_empty(tmp_path: Path)
     assert gains['Set5'].psnr == pytest.approx(-0.10)
     assert gains['Urban100'].psnr == pytest.approx(0.19)
     assert gains['Set5'].ssim == pytest.approx(0.9 - 0.9612)
-    assert beside(paper('2', 'SR', 3), read_results([folder])) is None
+    assert add_results(paper('2', 'SR', 3), read_results([folder])) is None
 
 
 def test_average_appears_when_every_set_was_run(tmp_path: Path) -> None:
@@ -144,8 +145,8 @@ def test_noise_levels_do_not_mix(tmp_path: Path) -> None:
     folder = write_scores(tmp_path, 'RAMiT_CDN', {'McMaster_sigma15': 35.0, 'McMaster_sigma50': 29.0})
     assert ours(paper('5a', 'CDN', 1, 15), folder)['McMaster'].psnr == 35.0
     assert ours(paper('5a', 'CDN', 1, 50), folder)['McMaster'].psnr == 29.0
-    assert beside(paper('5a', 'CDN', 1, 25), read_results([folder])) is None
-    assert beside(paper('5b', 'GDN', 1, 15), read_results([folder])) is None
+    assert add_results(paper('5a', 'CDN', 1, 25), read_results([folder])) is None
+    assert add_results(paper('5b', 'GDN', 1, 15), read_results([folder])) is None
 
 
 def test_a_part_of_a_set_is_marked_and_not_compared(tmp_path: Path) -> None:
@@ -176,8 +177,8 @@ def test_images_of_lol_stand_in_table_f(tmp_path: Path) -> None:
 def test_other_networks_are_compared_with_ramit_and_have_no_row_in_ablations(tmp_path: Path) -> None:
     folder = write_scores(tmp_path, 'RAMiT_SRx2', dict.fromkeys(PROTOCOLS['SR'].sets, 35.0), name='mine')
     assert difference(paper('2', 'SR', 2), folder)[AVERAGE].psnr == pytest.approx(35.0 - 35.324)
-    assert beside(paper('4a', 'SR', 2), read_results([folder])) is None
-    assert beside(paper('D', 'SR', 2), read_results([folder])) is None
+    assert add_results(paper('4a', 'SR', 2), read_results([folder])) is None
+    assert add_results(paper('D', 'SR', 2), read_results([folder])) is None
 
 
 def test_scores_without_protocol_and_of_trainings_do_not_count(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_means_are_those_of_the_images(tmp_path: Path) -> None:
 
 def test_a_network_of_another_version_has_no_known_cost(tmp_path: Path) -> None:
     folder = write_scores(tmp_path, 'RAMiT_SRx2', {'Set5': 38.0}, network_g={'type': 'RAMiT', 'future': 1})
-    table = beside(paper('2', 'SR', 2), read_results([folder]))
+    table = add_results(paper('2', 'SR', 2), read_results([folder]))
     assert table is not None
     assert [(r.mult_adds, r.params) for r in table.rows if r.kind == 'here'] == [(None, None)]
 

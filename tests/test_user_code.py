@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,11 +119,30 @@ def test_an_exception_in_a_worker_of_the_data_loader_names_it_too(mine: Path) ->
     assert f'error: ValueError: no such pair\n({mine}/my_dataset.py:9 in __getitem__; --traceback shows more)' in text
 
 
-def test_an_output_of_the_wrong_size_is_reported_with_both_sizes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(('network', 'message'), [
+    (torch.nn.Identity(), 'network_g returned 8x8 for a target of 16x16'),
+    (lambda image: (image, image), 'network_g returned tuple; it must be one tensor'),
+])  # fmt: skip
+def test_an_output_of_the_wrong_kind_or_size_is_reported(network: object, message: str, tmp_path: Path) -> None:
     model = make_model(tmp_path)
-    model.trained = torch.nn.Identity()
-    with pytest.raises(UserError, match='network_g returned 8x8 for a target of 16x16'):
+    model.trained = network
+    with pytest.raises(UserError, match=message):
         step(model, 1)
+
+
+def test_a_loss_of_more_than_one_value_is_an_error(tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    model.cri_pix = torch.nn.L1Loss(reduction='none')
+    with pytest.raises(UserError, match=r'pixel_opt returned torch\.Size.*; a loss must be a tensor with one value'):
+        step(model, 1)
+
+
+def test_the_check_finds_a_network_of_another_scale_and_the_log_the_image_it_fails_on(mine: Path) -> None:
+    flags = ['--import', str(mine), '--force_yml']
+    text = call_basicsr('check', '-opt', 'train.yml', *flags, 'network_g:upscale=4', cwd=mine).stderr
+    assert 'network_g: Mine returns 256x256 for an image of 64x64; scale 2 needs 128x128' in text
+    text = error_of('train', '-opt', 'train.yml', *flags, 'val:size_multiple=1', cwd=mine)
+    assert re.search(r'ERROR: Failed on .*1\.png of tiny_val, 25x21; .* set val\.size_multiple', text)
 
 
 # -------------------------------------------------------------------------------------------------- what is imported

@@ -1,0 +1,12 @@
+"""Networks. Each is one file; `layers` and `row_bands` are what they share.
+
+A network's options are its `__init__`: annotated parameters, defaults, and the `Args:` of its docstring. What else the
+framework wants to know it may answer by these attributes, all optional:
+
+    upscale                     factor of super-resolution
+    in_chans                    channels of the image, 1 or 3
+    size_multiple               sides are padded to multiples of this, in its forward pass
+    reconstruction_head         name of the submodule that depends on the factor, for a warm start
+    set_grad_checkpointing(on)  activation checkpointing
+    set_compiled(on)            compile what pays on a CPU; without it `torch.compile` takes the whole network
+"""

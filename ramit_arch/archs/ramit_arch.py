@@ -1,12 +1,20 @@
 """RAMiT: Reciprocal Attention Mixing Transformer for Lightweight Image Restoration.
 
-Haram Choi, Cheolwoong Na, Jihyeon Oh, Seungjae Lee, Jinseo Jeongmin Lee, Taehoon Kim, Jihoon Yang, Jinseop Kim,
-Subeen Choe. The parts follow the paper's Fig. 2 from left to right; section and table numbers below are the paper's.
+Haram Choi, Cheolwoong Na, Jihyeon Oh, Seungjae Lee, Jinseop Kim, Subeen Choe, Jeongmin Lee, Taehoon Kim, Jihoon Yang.
+Paper: https://arxiv.org/abs/2305.11474. Official code: https://github.com/rami0205/RAMiT.
 
-Between the shallow module and the reconstruction module every feature map is token-major, (N, H, W, C): 1x1
-convolutions and layer norms then act on the last, contiguous axis, and a 3x3 convolution sees the same memory as a
-channels-last image. What needs no more than a few rows of a map is computed band by band (`in_bands`) where no gradient
-is wanted. Parameter names and shapes are those of the published checkpoints.
+@article{choi2023ramit,
+  title   = {Reciprocal Attention Mixing Transformer for Lightweight Image Restoration},
+  author  = {Choi, Haram and Na, Cheolwoong and Oh, Jihyeon and Lee, Seungjae and Kim, Jinseop and Choe, Subeen and
+             Lee, Jeongmin and Kim, Taehoon and Yang, Jihoon},
+  journal = {arXiv preprint arXiv:2305.11474},
+  year    = {2023}
+}
+
+The parts follow Fig. 2 from left to right; sections, equations and tables are the paper's. Between the shallow module
+and the reconstruction module every feature map is token-major, (N, H, W, C): 1x1 convolutions and layer norms act on
+the contiguous axis, and a 3x3 convolution sees a channels-last image. Parameter names are those of the published
+checkpoints.
 """
 
 from __future__ import annotations
@@ -14,15 +22,33 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from ramit_arch.archs.arguments import checked
+from ramit_arch.archs.layers import (
+    FeedForward,
+    PointwiseConv,
+    compiled,
+    drop_path,
+    l2_norm,
+    layer_norm,
+    pixel_shuffle,
+    relative_position_index,
+    require,
+    symmetric_pad,
+    window_partition,
+    window_reverse,
+)
+from ramit_arch.archs.row_bands import in_bands
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
     'leaky_relu': partial(nn.LeakyReLU, inplace=True),
@@ -31,117 +57,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choi
     'gelu': nn.GELU,
     'silu': nn.SiLU,
 }
-BLOCKS = ('d_ramit', 'davit_core', 'davit_full')  # the paper's, and those it is compared with in Tab. A
 MAX_LOGIT_SCALE = math.log(1 / 0.01)  # tau stays above 0.01 (Sec. 3.2)
 DOWNSIZINGS = 2  # stages 2 and 3 work at 1/2 and 1/4 of the resolution
-BAND = 8192  # pixels that `in_bands` takes at once: maps of C to 3C channels then fit into a processor's cache
 
-
-# ------------------------------------------------------------------------------------------------ common parts
-
-
-class PointwiseConv(nn.Conv2d):
-    """1x1 convolution of a token-major map: (N, H, W, in) -> (N, H, W, out), a matrix product over the last axis."""
-
-    def __init__(self, in_dim: int, out_dim: int, bias: bool = True) -> None:
-        super().__init__(in_dim, out_dim, 1, bias=bias)
-
-    def forward(self, x: Tensor, part: slice = slice(None)) -> Tensor:
-        """`part`: the output channels to compute."""
-        weight, bias = self.weight[part], None if self.bias is None else self.bias[part]
-        if x.is_cuda:
-            return F.linear(x, weight.flatten(1), bias)
-        # On a CPU oneDNN's convolution, up to twice as fast as the product of the BLAS library.
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
-
-
-class DepthwiseConv(nn.Conv2d):
-    """3x3 depth-wise convolution of a token-major map: (N, H, W, C) -> (N, H, W, C)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, dim, 3, padding=1, groups=dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def layer_norm(dim: int) -> nn.Sequential:
-    """LayerNorm over the last axis, under the name the checkpoints give it (`norm1.norm.weight`)."""
-    return nn.Sequential(OrderedDict(norm=nn.LayerNorm(dim)))
-
-
-def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
-    """(N, H, W, C * factor^2) -> (N, H * factor, W * factor, C)."""
-    return F.pixel_shuffle(x.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1) if factor > 1 else x
-
-
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth: drop a residual branch for whole samples, with the expectation kept."""
-    if rate == 0.0 or not training:
-        return x
-    keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= rate
-    return x * keep.to(x.dtype) / (1 - rate)
-
-
-def symmetric_pad(image: Tensor, multiple: int) -> Tensor:
-    """Extend (N, C, H, W) at the right and bottom to multiples of `multiple`, mirroring with the edge pixel repeated.
-
-    An image smaller than its padding is mirrored back and forth, so that every size from 1x1 up works.
-    """
-    for axis in (2, 3):
-        size = image.shape[axis]
-        padding = -size % multiple
-        if padding:
-            index = torch.arange(size + padding, device=image.device) % (2 * size)
-            image = image.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
-    return image
-
-
-def in_bands(
-    function: Callable[..., Tensor],
-    *maps: Tensor,
-    training: bool,
-    multiple: int = 1,
-    halo: int = 0,
-    shift: int = 0,
-) -> Tensor:
-    """`function(*maps)` of token-major maps, computed from bands of rows.
-
-    What the function holds in between then stays in the processor's cache and never needs memory for a whole map. In
-    training, with gradients, in a graph that is compiled, and on a GPU, all rows are one band.
-
-    Args:
-        function: makes (N, H, W, any) of maps (N, H, W, any), for any H that is a multiple of what it asks for.
-        training: whether the function may draw random numbers, which are for whole maps.
-        multiple: rows of which bands are made.
-        halo: rows above and below that the function looks at for a pixel; it may pad with zeros at the maps' borders.
-        shift: the function sees the maps rolled up and left by this, and its result is rolled back; without halo.
-    """
-    n, h, w, _ = maps[0].shape
-    rows = max(BAND // (n * w * multiple), 1) * multiple
-    eager = not (training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-    if rows >= h or not eager or maps[0].device.type != 'cpu':
-        if not shift:
-            return function(*maps)
-        rolled = function(*(x.roll((-shift, -shift), (1, 2)) for x in maps))
-        return rolled.roll((shift, shift), (1, 2))
-    whole: Tensor | None = None
-    for top in range(shift, h + shift, rows):
-        bottom, above = min(top + rows, h + shift), max(top - halo, 0)
-        bands = [x[:, above : bottom + halo] for x in maps]
-        if shift:
-            if bottom > h:  # around the border
-                bands = [torch.cat([band, x[:, : bottom - h]], 1) for band, x in zip(bands, maps, strict=True)]
-            part = function(*(band.roll(-shift, 2) for band in bands)).roll(shift, 2)
-        else:
-            part = function(*bands)[:, top - above : bottom - above]
-        if whole is None:
-            whole = part.new_empty(n, h, w, part.shape[-1])
-        whole[:, top:bottom] = part[:, : h - top]
-        if bottom > h:
-            whole[:, : bottom - h] = part[:, h - top :]
-    assert whole is not None
-    return whole
+Count = Annotated[int, Ge(1), Le(1000)]
+PerStage = Annotated[Sequence[Count], Len(4, 4)]
+Rate = Annotated[float, Ge(0), Lt(1)]
+Factor = Annotated[float, Gt(0), Le(1000)]
 
 
 class MobiVari(nn.Module):
@@ -184,54 +106,22 @@ class MobiVari(nn.Module):
 # ------------------------------------------------------------------------------- D-RAMiT block (Sec. 3.2, Fig. 2b, 3b)
 
 
-def relative_position_index(window_size: int) -> Tensor:
-    """For every pair of tokens of a window the row of the bias table that holds their offset: (M^2, M^2) int64."""
-    axis = torch.arange(window_size)
-    offset = axis[:, None] - axis[None, :] + window_size - 1  # (M, M), 0 .. 2M-2
-    rows = offset[:, None, :, None] * (2 * window_size - 1) + offset[None, :, None, :]
-    return rows.reshape(window_size**2, window_size**2)
-
-
-def partition(x: Tensor, window_size: int) -> Tensor:
-    """Cut (N, H, W, C) into windows: (N * H/M * W/M, M, M, C).
-
-    Contiguous: of a single row of windows, reshape alone makes a view that is slow to work on.
-    """
-    n, h, w, c = x.shape
-    x = x.view(n, h // window_size, window_size, w // window_size, window_size, c)
-    return x.transpose(2, 3).reshape(-1, window_size, window_size, c).contiguous()
-
-
-def merge(windows: Tensor, h: int, w: int) -> Tensor:
-    """Inverse of `partition`: (N * H/M * W/M, M, M, C) -> (N, H, W, C)."""
-    _, window_size, _, c = windows.shape
-    x = windows.view(-1, h // window_size, w // window_size, window_size, window_size, c)
-    return x.transpose(2, 3).reshape(-1, h, w, c).contiguous()
-
-
-def length(x: Tensor, axis: int) -> Tensor:
-    """Euclidean norm along an axis, which stays as one of size 1; not zero, to divide by."""
-    return torch.linalg.vector_norm(x, dim=axis, keepdim=True).clamp(min=1e-12)
-
-
 class MultiHeadAttention(nn.Module, ABC):
-    """What both attentions share: a learnable 1/tau a head and the projection (Eqs. 2 and 3).
+    """What both attentions share: a learnable temperature tau for each head, and the projection (Eqs. 2 and 3)."""
 
-    With `cosine` off it is the scaled dot product of DaViT (Tab. Aa).
-    """
+    compiled = False
+    varying: ClassVar[tuple[int, ...]]  # axes of qkv and helper whose length depends on the image
 
-    def __init__(self, heads: int, head_dim: int, attn_drop: float, proj_drop: float, cosine: bool = True) -> None:
+    def __init__(self, heads: int, head_dim: int, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         self.heads = heads
         self.head_dim = head_dim
-        self.cosine = cosine
-        if cosine:
-            self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
+        self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
         self.attn_drop = attn_drop
         self.proj = PointwiseConv(heads * head_dim, heads * head_dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def scale(self) -> Tensor:
+    def inverse_tau(self) -> Tensor:
         """1/tau, (heads, 1, 1)."""
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
@@ -240,22 +130,22 @@ class MultiHeadAttention(nn.Module, ABC):
         """All heads side by side, before the projection."""
 
     def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
-        """The shapes of `attend`."""
-        return self.proj_drop(self.proj(self.attend(qkv, helper)))
+        """Shapes as in `attend`."""
+        attend = partial(compiled(type(self).attend, self.varying), self) if self.compiled else self.attend
+        return self.proj_drop(self.proj(attend(qkv, helper)))
 
 
 class SpatialAttention(MultiHeadAttention):
-    """SPSA: window attention with scaled cosine and relative position bias, without attention mask (Eq. 3)."""
+    """SPSA: softmax(cos(Q, K) / tau + B) V in windows, without attention mask (Eq. 3)."""
 
-    def __init__(
-        self, heads: int, head_dim: int, window_size: int, attn_drop: float, proj_drop: float, cosine: bool = True
-    ) -> None:
-        super().__init__(heads, head_dim, attn_drop, proj_drop, cosine)
+    varying = (0,)
+
+    def __init__(self, heads: int, head_dim: int, window_size: int, attn_drop: float, proj_drop: float) -> None:
+        super().__init__(heads, head_dim, attn_drop, proj_drop)
         self.window_size = window_size
-        if cosine:
-            self.relative_position_index: Tensor
-            self.register_buffer('relative_position_index', relative_position_index(window_size))
-            self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
+        self.relative_position_index: Tensor
+        self.register_buffer('relative_position_index', relative_position_index(window_size))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
 
     def bias(self) -> Tensor:
         """(1, heads, M^2, M^2); contiguous and with four axes, as the fused kernel for CPUs wants it."""
@@ -268,26 +158,25 @@ class SpatialAttention(MultiHeadAttention):
         qk, v = qkv[..., :2, :], qkv[..., 2, :]  # (B, M^2, heads, 2, D) and (B, M^2, heads, D)
         if helper is not None:
             v = v * helper.reshape(-1, m * m, 1, self.head_dim)
-        bias, scale = None, self.head_dim**-0.5
-        if self.cosine:  # unit vectors, those of q times 1/tau
-            tau = 1 / self.scale()
-            qk = (qk / (length(qk, -1) * torch.cat([tau, torch.ones_like(tau)], 1))).to(qk.dtype)
-            bias, scale = self.bias().to(qk.dtype), 1.0
+        # cos(q, k) / tau is the product of q / (|q| tau) and k / |k|; one division makes both.
+        tau = 1 / self.inverse_tau()
+        qk = (qk / (l2_norm(qk, -1) * torch.cat([tau, torch.ones_like(tau)], 1))).to(qk.dtype)
+        bias = self.bias().to(qk.dtype)
         q, k = qk.transpose(1, 2).unbind(3)  # each (B, heads, M^2, D)
         v = v.transpose(1, 2)
         dropout = self.attn_drop if self.training else 0.0
         # On a CPU the fused kernel has no gradient of the bias, and in bfloat16 it is the slower one.
         if q.is_cuda or (q.dtype != torch.bfloat16 and not torch.is_grad_enabled()):
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
         else:
-            scores = q @ k.transpose(-2, -1)
-            scores = scores * scale if bias is None else scores.add_(bias)
-            out = F.dropout(scores.softmax(-1), dropout) @ v
+            out = F.dropout((q @ k.transpose(-2, -1)).add_(bias).softmax(-1), dropout) @ v
         return out.transpose(1, 2).reshape(-1, m, m, self.heads * self.head_dim)
 
 
 class ChannelAttention(MultiHeadAttention):
-    """CHSA: transposed attention, every channel of a head attends to the others over the whole image (Eq. 3)."""
+    """CHSA: softmax(cos(Q^T, K^T) / tau) V^T of the channels of a head, over the whole image (Eq. 3)."""
+
+    varying = (0, 1, 2)
 
     def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, 1) or none -> (N, H, W, heads * D)."""
@@ -295,25 +184,10 @@ class ChannelAttention(MultiHeadAttention):
         q, k, v = qkv.reshape(n, h * w, self.heads, 3, self.head_dim).permute(3, 0, 2, 1, 4)  # each (N, heads, HW, D)
         if helper is not None:
             v = v * helper.reshape(n, 1, h * w, 1)
-        scale: Tensor | float = self.head_dim**-0.5
-        if self.cosine:
-            scale = self.scale() / (length(q, -2).transpose(-2, -1) * length(k, -2))
-        attention = (q.transpose(-2, -1) @ k * scale).softmax(dim=-1)  # (N, heads, D, D)
+        cosine = q.transpose(-2, -1) @ k * (self.inverse_tau() / (l2_norm(q, -2).transpose(-2, -1) * l2_norm(k, -2)))
+        attention = cosine.softmax(dim=-1)  # (N, heads, D, D)
         out = v @ F.dropout(attention, self.attn_drop, self.training).to(v.dtype).transpose(-2, -1)
         return out.transpose(1, 2).reshape(n, h, w, -1)
-
-
-class FeedForward(nn.Module):
-    """Two point-wise layers with GELU between them (Tab. H)."""
-
-    def __init__(self, dim: int, hidden_ratio: float) -> None:
-        super().__init__()
-        width = int(dim * hidden_ratio)
-        self.hidden = PointwiseConv(dim, width)
-        self.out = PointwiseConv(width, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.gelu(self.hidden(x)))
 
 
 Helper = tuple[Tensor, Tensor]  # of the previous block: CHSA averaged over its heads, SPSA averaged over its channels
@@ -376,8 +250,9 @@ class DRAMiTBlock(nn.Module):
         """SPSA of x (N, H, W, C), helper (N, H, W, D) or none -> (N, H, W, spatial heads * D)."""
         assert self.sp_attn is not None
         _, h, w, _ = x.shape
-        qkv = self.qkv_proj[0](partition(x, self.window_size), self.spatial)
-        return merge(self.sp_attn(qkv, None if helper is None else partition(helper, self.window_size)), h, w)
+        qkv = self.qkv_proj[0](window_partition(x, self.window_size), self.spatial)
+        helper = None if helper is None else window_partition(helper, self.window_size)
+        return window_reverse(self.sp_attn(qkv, helper), h, w)
 
     def feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Both residual additions: x and its mixed attention (N, H, W, C) -> the block's output."""
@@ -391,59 +266,10 @@ class DRAMiTBlock(nn.Module):
         return in_bands(self.feed_forward, x, mixed, training=self.training), mixed, helper
 
 
-class DaViTBlock(nn.Module):
-    """The block of DaViT-full (Tab. A): one kind of attention, pre-normalised, positions encoded by convolutions.
-
-    Each convolution is added to what goes into the attention and into the feed-forward network; with two of them a
-    block the parameters are the published 983K at x2.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        spatial: bool,
-        window_size: int,
-        hidden_ratio: float,
-        qkv_bias: bool,
-        mobivari: Callable[[int, int], MobiVari],
-        attn_drop: float,
-        proj_drop: float,
-        drop_path_rate: float,
-    ) -> None:
-        super().__init__()
-        self.window_size = window_size
-        self.drop_path_rate = drop_path_rate
-        self.position1, self.position2 = DepthwiseConv(dim), DepthwiseConv(dim)
-        self.norm1, self.norm2 = layer_norm(dim), layer_norm(dim)
-        self.qkv_proj = PointwiseConv(dim, 3 * dim, bias=qkv_bias)
-        self.attn: MultiHeadAttention
-        if spatial:
-            self.attn = SpatialAttention(heads, dim // heads, window_size, attn_drop, proj_drop, cosine=False)
-        else:
-            self.attn = ChannelAttention(heads, dim // heads, attn_drop, proj_drop, cosine=False)
-        self.mobivari = mobivari(dim, dim)
-        self.ffn = FeedForward(dim, hidden_ratio)
-
-    def attend(self, x: Tensor) -> Tensor:
-        if isinstance(self.attn, ChannelAttention):
-            return self.attn(self.qkv_proj(x), None)
-        _, h, w, _ = x.shape
-        return merge(self.attn(self.qkv_proj(partition(x, self.window_size)), None), h, w)
-
-    def forward(self, x: Tensor, helper: Helper | None = None) -> tuple[Tensor, Tensor, Helper | None]:
-        """x (N, H, W, C) -> the block's output, its mixed attention for H-RAMi, no helper."""
-        x = x + self.position1(x)
-        mixed = self.mobivari(self.attend(self.norm1(x)))
-        x = x + drop_path(mixed, self.drop_path_rate, self.training)
-        x = x + self.position2(x)
-        return x + drop_path(self.ffn(self.norm2(x)), self.drop_path_rate, self.training), mixed, None
-
-
 class Stage(nn.Module):
-    """Blocks in a row. With `checkpointing` set, a backward pass computes what is inside them again."""
+    """Blocks in a row. With `checkpointing`, the backward pass recomputes the activations inside them."""
 
-    def __init__(self, blocks: Sequence[DRAMiTBlock | DaViTBlock]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.checkpointing = False
         self.blocks = nn.ModuleDict({f'block{i}': block for i, block in enumerate(blocks)})
@@ -540,9 +366,6 @@ def mixed_width(dim: int) -> int:
     return sum(dim // 4**i for i in range(DOWNSIZINGS + 1))
 
 
-# ---------------------------------------------------------------------------------------------------- the network
-
-
 @ARCH_REGISTRY.register()
 class RAMiT(nn.Module):
     """Reciprocal Attention Mixing Transformer (Fig. 2a, Tab. H).
@@ -553,9 +376,6 @@ class RAMiT(nn.Module):
         dim: channels C of the features, a multiple of 16.
         depths: D-RAMiT blocks in stages 1 to 4.
         num_heads: heads L in stages 1 to 4; each divides `dim`.
-        block: d_ramit, both attentions side by side in every block; or the two of Tab. A, whose blocks hold spatial and
-            channel attention in turn: davit_core, else as d_ramit, and davit_full, see `DaViTBlock`. With these two
-            `chsa_head_ratio` and `reciprocal_helper` have no effect.
         chsa_head_ratio: share of channel heads, int(L * ratio) of L; 0 is spatial attention only, 1 channel only.
         window_size: side M of the attention windows, even.
         hidden_ratio: width of the feed-forward network in units of `dim`.
@@ -578,39 +398,57 @@ class RAMiT(nn.Module):
         ValueError: an option is out of its range or contradicts another; names the option and what is allowed.
     """
 
+    reconstruction_head = 'to_target'
+
+    @checked
     def __init__(
         self,
-        upscale: int = 2,
-        in_chans: int = 3,
-        dim: int = 64,
-        depths: Sequence[int] = (6, 4, 4, 6),
-        num_heads: Sequence[int] = (4, 4, 4, 4),
-        block: str = 'd_ramit',
-        chsa_head_ratio: float = 0.25,
-        window_size: int = 8,
-        hidden_ratio: float = 2.0,
+        upscale: Annotated[int, Ge(1), Le(64)] = 2,
+        in_chans: Literal[1, 3] = 3,
+        dim: Annotated[int, Ge(16), Le(8192), MultipleOf(16)] = 64,
+        depths: PerStage = (6, 4, 4, 6),
+        num_heads: PerStage = (4, 4, 4, 4),
+        chsa_head_ratio: Annotated[float, Ge(0), Le(1)] = 0.25,
+        window_size: Annotated[int, Ge(2), Le(1024), MultipleOf(2)] = 8,
+        hidden_ratio: Factor = 2.0,
         qkv_bias: bool = True,
-        mobivari_version: int = 2,
-        mobivari_act: str = 'leaky_relu',
-        exp_factor: float = 1.2,
-        expand_groups: int = 4,
-        mixer_exp_factor: float | None = None,
-        mixer_expand_groups: int | None = None,
+        mobivari_version: Literal[1, 2] = 2,
+        mobivari_act: Literal['leaky_relu', 'relu6', 'relu', 'gelu', 'silu'] = 'leaky_relu',
+        exp_factor: Factor = 1.2,
+        expand_groups: Count = 4,
+        mixer_exp_factor: Factor | None = None,
+        mixer_expand_groups: Count | None = None,
         reciprocal_helper: bool = True,
         hrami: bool = True,
-        tail_mobivari: int = 2,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        drop_path: float = 0.0,
+        tail_mobivari: Annotated[int, Ge(0), Le(1000)] = 2,
+        attn_drop: Rate = 0.0,
+        proj_drop: Rate = 0.0,
+        drop_path: Rate = 0.0,
         img_mean: Sequence[float] = (0.4485, 0.4375, 0.4045),
-        img_std: Sequence[float] = (0.2397, 0.2290, 0.2389),
+        img_std: Sequence[Annotated[float, Gt(0)]] = (0.2397, 0.2290, 0.2389),
     ) -> None:
-        options = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
-        check_options(options)
         super().__init__()
+        mixer_exp_factor = exp_factor if mixer_exp_factor is None else mixer_exp_factor
+        mixer_expand_groups = expand_groups if mixer_expand_groups is None else mixer_expand_groups
+        # Violated, these would fail inside PyTorch, far from the option's name.
+        require(
+            all(dim % heads == 0 for heads in num_heads),
+            'num_heads',
+            num_heads,
+            f'four divisors of dim, which is {dim}',
+        )
+        require(int(dim * hidden_ratio) > 0, 'hidden_ratio', hidden_ratio, f'at least 1 / dim, and dim is {dim}')
+        if mobivari_version == 2:
+            require(dim % expand_groups == 0, 'expand_groups', expand_groups, f'a divisor of dim, which is {dim}')
+            divides = dim % mixer_expand_groups == 0 == mixed_width(dim) % mixer_expand_groups
+            allowed = f'a divisor of {dim} and {mixed_width(dim)}, the channels it splits (default: expand_groups)'
+            require(divides, 'mixer_expand_groups', mixer_expand_groups, allowed)
+        for key, values in [('img_mean', img_mean), ('img_std', img_std)]:
+            require(len(values) == in_chans, key, values, f'a list of {in_chans}, one number a channel')
+
         self.upscale = upscale
         self.in_chans = in_chans
-        self.multiple = window_size * 2**DOWNSIZINGS
+        self.size_multiple = window_size * 2**DOWNSIZINGS
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer('mean', torch.tensor(img_mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
@@ -618,30 +456,16 @@ class RAMiT(nn.Module):
 
         make = partial(MobiVari, version=mobivari_version, activation=mobivari_act)
         mobivari = partial(make, exp_factor=exp_factor, groups=expand_groups)
-        mixer = partial(
-            make,
-            exp_factor=exp_factor if mixer_exp_factor is None else mixer_exp_factor,
-            groups=expand_groups if mixer_expand_groups is None else mixer_expand_groups,
-        )
-        rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
-        common: dict[str, Any] = {
-            'dim': dim, 'window_size': window_size, 'hidden_ratio': hidden_ratio, 'qkv_bias': qkv_bias,
-            'mobivari': mobivari, 'attn_drop': attn_drop, 'proj_drop': proj_drop,
+        mixer = partial(make, exp_factor=mixer_exp_factor, groups=mixer_expand_groups)
+        options: dict[str, Any] = {
+            'dim': dim, 'chsa_head_ratio': chsa_head_ratio, 'window_size': window_size, 'hidden_ratio': hidden_ratio,
+            'qkv_bias': qkv_bias, 'mobivari': mobivari, 'reciprocal_helper': reciprocal_helper,
+            'attn_drop': attn_drop, 'proj_drop': proj_drop,
         }  # fmt: skip
-        d_ramit = partial(DRAMiTBlock, **common, reciprocal_helper=reciprocal_helper)
-
-        def make_block(i: int, heads: int) -> DRAMiTBlock | DaViTBlock:
-            rate, spatial = next(rates), i % 2 == 0
-            if block == 'davit_full':
-                return DaViTBlock(heads=heads, spatial=spatial, drop_path_rate=rate, **common)
-            if block == 'davit_core':  # every second spatial block shifts its windows
-                channel, shifted = 0 if spatial else heads, i % 4 == 2
-            else:
-                channel, shifted = int(heads * chsa_head_ratio), i % 2 == 1
-            return d_ramit(spatial_heads=heads - channel, channel_heads=channel, shifted=shifted, drop_path_rate=rate)
-
+        rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
         stages = [
-            Stage([make_block(i, heads) for i in range(depth)]) for depth, heads in zip(depths, num_heads, strict=True)
+            Stage([self.make_block(i, heads, drop_path_rate=next(rates), **options) for i in range(depth)])
+            for depth, heads in zip(depths, num_heads, strict=True)
         ]
 
         self.shallow = ShallowModule(in_chans, dim)
@@ -651,8 +475,24 @@ class RAMiT(nn.Module):
         self.attn_mix = HRAMi(dim, mixer) if hrami else None
         self.to_target = Reconstruction(dim, in_chans, upscale, tail_mobivari, mobivari)
 
+    def make_block(self, index: int, heads: int, chsa_head_ratio: float, **options: Any) -> nn.Module:
+        """Block `index` of a stage: (x, helper) -> (x, mixed attention, helper)."""
+        channel = int(heads * chsa_head_ratio)
+        return DRAMiTBlock(spatial_heads=heads - channel, channel_heads=channel, shifted=index % 2 == 1, **options)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Activation checkpointing of every block: less memory in training, slower."""
+        for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
+            stage.checkpointing = enable
+
+    def set_compiled(self, enable: bool = True) -> None:
+        """Compile the attentions alone, for all sizes of image: on a CPU more is slower."""
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.compiled = enable
+
     def forward_features(self, image: Tensor) -> Tensor:
-        """Normalised image (N, C, H, W), H and W multiples of `self.multiple` -> features (N, H, W, dim)."""
+        """Normalised image (N, C, H, W), H and W multiples of `size_multiple` -> features (N, H, W, dim)."""
         shallow = self.shallow(image)
         x1, attention1 = self.stage1(shallow)
         x2, attention2 = self.stage2(self.down1(x1))  # (N, H/2, W/2, dim)
@@ -677,75 +517,8 @@ class RAMiT(nn.Module):
         if image.shape[1] != self.in_chans:
             raise ValueError(f'the image has {image.shape[1]} channels; in_chans is {self.in_chans}')
         h, w = image.shape[-2:]
-        padded = symmetric_pad((image - self.mean) / self.std, self.multiple)
+        padded = symmetric_pad((image - self.mean) / self.std, self.size_multiple)
         out = self.to_target(self.forward_features(padded))
         if self.upscale == 1:
             out = out + padded
         return (out * self.std + self.mean)[..., : h * self.upscale, : w * self.upscale]
-
-
-def check_options(o: dict) -> None:
-    """Check the options of `RAMiT`.
-
-    Raises:
-        ValueError: names the first wrong option, its value and what is allowed.
-    """
-
-    def require(ok: bool, key: str, allowed: str) -> None:
-        if not ok:
-            raise ValueError(f'{key} is {o[key]!r}; it must be {allowed}')
-
-    def integer(value: object, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    def number(value: object) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-    for key, least in [('upscale', 1), ('dim', 16), ('window_size', 2), ('tail_mobivari', 0), ('expand_groups', 1)]:
-        require(integer(o[key], least), key, f'an integer from {least} up')
-    require(integer(o['in_chans'], 1) and o['in_chans'] in (1, 3), 'in_chans', '3 (RGB) or 1 (gray)')
-    require(o['dim'] % 16 == 0, 'dim', 'a multiple of 16 (bottleneck and H-RAMi use dim/4 and dim/16 channels)')
-    require(o['window_size'] % 2 == 0, 'window_size', 'even (windows are shifted by half their side)')
-    for key in ('depths', 'num_heads'):
-        ok = isinstance(o[key], (list, tuple)) and len(o[key]) == 4 and all(integer(v, 1) for v in o[key])
-        require(ok, key, 'four integers from 1 up, one a stage')
-    require(number(o['chsa_head_ratio']) and 0 <= o['chsa_head_ratio'] <= 1, 'chsa_head_ratio', 'within [0, 1]')
-    require(number(o['hidden_ratio']) and o['hidden_ratio'] > 0, 'hidden_ratio', 'positive')
-    for key in ('qkv_bias', 'reciprocal_helper', 'hrami'):
-        require(isinstance(o[key], bool), key, 'true or false')
-    require(o['block'] in BLOCKS, 'block', f'one of {", ".join(BLOCKS)}')
-    require(integer(o['mobivari_version'], 1) and o['mobivari_version'] in (1, 2), 'mobivari_version', '1 or 2')
-    require(o['mobivari_act'] in ACTIVATIONS, 'mobivari_act', f'one of {", ".join(ACTIVATIONS)}')
-    require(number(o['exp_factor']) and o['exp_factor'] > 0, 'exp_factor', 'a positive number')
-    factor, groups = o['mixer_exp_factor'], o['mixer_expand_groups']
-    require(factor is None or (number(factor) and factor > 0), 'mixer_exp_factor', 'a positive number')
-    require(groups is None or integer(groups, 1), 'mixer_expand_groups', 'an integer from 1 up')
-    for key in ('attn_drop', 'proj_drop', 'drop_path'):
-        require(number(o[key]) and 0 <= o[key] < 1, key, 'within [0, 1)')
-    for key in ('img_mean', 'img_std'):
-        require(isinstance(o[key], (list, tuple)) and all(map(number, o[key])), key, 'numbers, one a channel')
-    require(all(v > 0 for v in o['img_std']), 'img_std', 'positive')
-    for key, allowed, _ in contradictions(o):
-        require(False, key, allowed)
-
-
-def contradictions(o: dict) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """What does not go together in options of `RAMiT` that are right each by itself.
-
-    Yields:
-        The option, what it must be, and the other options on which that depends.
-    """
-    if any(o['dim'] % heads for heads in o['num_heads']):
-        yield 'num_heads', f'four divisors of dim, which is {o["dim"]}', ('dim',)
-    if int(o['dim'] * o['hidden_ratio']) < 1:
-        yield 'hidden_ratio', f'at least 1/dim, and dim is {o["dim"]}', ('dim',)
-    for key, width in [('expand_groups', o['dim']), ('mixer_expand_groups', mixed_width(o['dim']))]:
-        groups = o['expand_groups'] if o[key] is None else o[key]
-        told = o[key] is None and o['dim'] % groups  # of expand_groups
-        if o['mobivari_version'] == 2 and (width % groups or o['dim'] % groups) and not told:
-            widths = f'dim, {o["dim"]}' if width == o['dim'] else f'both dim, {o["dim"]}, and {width}'
-            default = f' (unset, it is expand_groups, {groups})' if o[key] is None else ''
-            yield key, f'a divisor of {widths}, the widths it splits{default}', ('dim', 'expand_groups')
-    for key in ('img_mean', 'img_std'):
-        if len(o[key]) != o['in_chans']:
-            yield key, f'a list of {o["in_chans"]}, one number a channel (in_chans)', ('in_chans',)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
-from basicsr.archs import build_network
+from torch import nn
 
+from ramit_arch.cli import checks
 from ramit_arch.cli.pipeline import resolve
-from ramit_arch.cli.preflight import place, preflight
-from ramit_arch.data.draws import DrawSampler
 from ramit_arch.data.progression import read_progression
 from ramit_arch.data.restoration_dataset import RestorationDataset
+from ramit_arch.data.samplers import ResumableBatchSampler
 from ramit_arch.errors import counted
 from ramit_arch.options import dump
 
@@ -27,14 +26,12 @@ def run(args: argparse.Namespace) -> None:
     sets = opt.get('datasets')
     phases = [str(phase) for phase in sets] if isinstance(sets, dict) else []
     training = 'train' in phases or ('train' in opt and not any(phase.startswith('test') for phase in phases))
-    datasets = preflight(opt, args, training)
+    network, datasets = checks.check(opt, args, training)
     print(dump(opt))
     model = opt['model_type']
-    how = (
-        'that can start' if model == 'RAMiTModel' else f'as far as can be seen; the keys of {model} itself are its own'
-    )
+    how = 'that can start' if network else f'as far as can be seen; the keys of {model} itself are its own'
     print(f'# {args.opt}: a {"training" if training else "test"} {how}.')
-    for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(opt)]:
+    for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(network)]:
         print(f'# {line}')
 
 
@@ -42,10 +39,10 @@ def _length(opt: dict[str, Any], args: argparse.Namespace, datasets: dict[str, R
     if 'train' not in datasets:
         iterations = (opt.get('train') or {}).get('total_iter')
         return [f'{int(iterations):,} iterations'] if iterations else []
-    whole = {**opt, **place(opt, args.launcher)}
+    whole = {**opt, **checks.launch_info(opt, args.launcher)}
     progression = read_progression(whole)
     ratio = opt['datasets']['train'].get('dataset_enlarge_ratio', 1)
-    sampler = DrawSampler(len(datasets['train']), progression, 0, ratio=ratio)
+    sampler = ResumableBatchSampler(len(datasets['train']), progression, 0, ratio=ratio)
     drawn = progression.images_before(progression.total) + progression.stage(progression.total).batch
     lines = [
         f'{progression.total:,} iterations, {drawn:,} images, {drawn / sampler.size:,.1f} epochs of {sampler.size:,}'
@@ -62,9 +59,5 @@ def _sets(opt: dict[str, Any], datasets: dict[str, RestorationDataset]) -> list[
     ]
 
 
-def _size(opt: dict[str, Any]) -> list[str]:
-    if opt.get('network_g', {}).get('type') != 'RAMiT':
-        return []
-    with torch.device('meta'):
-        network = build_network(dict(opt['network_g']))
-    return [f'RAMiT: {sum(p.numel() for p in network.parameters()):,} parameters']
+def _size(network: nn.Module | None) -> list[str]:
+    return [f'{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters'] if network else []

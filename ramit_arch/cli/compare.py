@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ramit_arch.cli import checks
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.evaluation import comparison
-from ramit_arch.options import checks
 from ramit_arch.options.lines import refuse
 
 SHEET_ROWS = 12
@@ -18,7 +18,7 @@ SHEET_ROWS = 12
 def run(args: argparse.Namespace) -> None:
     """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
     opt = resolve(args, args.opt)
-    problems = [*checks.check(opt, training=False), *checks.missing_files(opt, checkpoints=False)]
+    problems = checks.find_problems(opt, training=False) or checks.missing_files(opt, checkpoints=False)
     refuse(problems, args.opt, args.force_yml)
     folder = Path('results', opt['name'])
     for phase, dataset in sorted(opt['datasets'].items()):

@@ -9,14 +9,14 @@ from pathlib import Path
 from basicsr.archs import build_network
 from tqdm import tqdm
 
+from ramit_arch.cli import checks
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation import tables, tradeoff
 from ramit_arch.evaluation.complexity import HEADER, cells, complexity, measure
 from ramit_arch.evaluation.text import aligned
-from ramit_arch.options import checks
 from ramit_arch.options.lines import refuse
-from ramit_arch.options.schema import Problem
+from ramit_arch.options.section import Problem
 
 MAX_SCALE = 16
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     """Print a row for the network of every option file, and with `--plot` draw the trade-off figure."""
     opts = [resolve(args, file) for file in args.opt]
     for file, opt in zip(args.opt, opts, strict=True):
-        problems = checks.check_network(opt)
+        problems = checks.network_problems(opt)
         if not problems and int(opt.get('scale', 1)) > MAX_SCALE:
             text = f'scale is {opt["scale"]}; 1280x720 is divided by at most {MAX_SCALE}'
             problems.append(Problem(('scale',), text))

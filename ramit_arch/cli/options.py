@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ramit_arch import options
 from ramit_arch.cli.pipeline import resolve
-from ramit_arch.options import packaged
+from ramit_arch.options import ablations, packaged
 
 
 def run(args: argparse.Namespace) -> None:
@@ -18,9 +18,13 @@ def run(args: argparse.Namespace) -> None:
         for name, file in files.items():
             print(f'{name:<{width}}  {packaged.describe(file)}')
         return
+    file = Path(args.opt.partition('::')[0])
+    content = options.read(file)
+    if 'ablations' in content and '::' not in args.opt:
+        print(ablations.listing(content))
+        return
     opt = resolve(args, args.opt)
-    file = Path(args.opt)
-    if opt == options.read(file):
+    if opt == content:
         print(file.read_text(encoding='utf-8'), end='')  # with its comments
     else:
-        print(packaged.head(file) + options.dump(opt), end='')
+        print(('' if 'ablations' in content else packaged.head(file)) + options.dump(opt), end='')

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ramit_arch import options, stopping
-from ramit_arch.cli.preflight import preflight
+from ramit_arch.cli.checks import check
 from ramit_arch.errors import UserError
 
 
@@ -23,7 +23,7 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or an argument does not fit it.
     """
-    opt = options.load(file)
+    opt = options.load(file, testing=args.verb in ('test', 'compare'))
     options.override(opt, args.force_yml)
     if opt.get('model_type') == 'RAMiTModel':  # BasicSR's own models need some keys to be there, if only as null
         opt = options.without_nulls(opt)
@@ -43,13 +43,13 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
     if args.launcher == 'none' and int(os.environ.get('WORLD_SIZE', '1')) > 1:
         raise UserError('started as several processes, which would train apart; add --launcher pytorch')
     opt = resolve(args, args.opt)
-    preflight(opt, args, training)
+    check(opt, args, training)
     with tempfile.TemporaryDirectory() as folder:
         file = args.opt
-        if args.imports or opt != options.read(args.opt):
+        if args.imports or '::' in file or opt != options.read(file):
             # BasicSR knows no `base` and would evaluate --force_yml as Python; it gets the resolved file instead, which
             # it also archives.
-            file = str(Path(folder, Path(args.opt).name))
+            file = str(Path(folder, f'{opt["name"]}.yml' if '::' in file else Path(file).name))
             head = f'# {args.opt} as resolved for: {" ".join(sys.argv[1:])}\n'
             Path(file).write_text(head + options.dump(opt), encoding='utf-8')
         sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]

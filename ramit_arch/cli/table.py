@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     for number in args.tables or []:
         if number not in numbers:
             raise UserError(f'--tables {number}: no such table; there are {", ".join(numbers)}')
-    found = [tables.beside(table, results) for table in every if not args.tables or table.number in args.tables]
+    found = [tables.add_results(table, results) for table in every if not args.tables or table.number in args.tables]
     shown = [table for table in found if table is not None]
     if not shown:
         raise UserError('none of these scores are on a set of these tables')

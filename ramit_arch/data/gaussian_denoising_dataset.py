@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge, Len
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 
-from ramit_arch.data.pixels import crop, in_color, to_tensor
-from ramit_arch.data.restoration_dataset import RestorationDataset
+from ramit_arch.data.pixels import convert_color, crop, to_tensor
+from ramit_arch.data.restoration_dataset import RestorationDataset, RestorationOptions, RootOptions
 from ramit_arch.data.stores import Store
 from ramit_arch.errors import UserError
-from ramit_arch.options.schema import GaussianDenoising, Restoration, Root
+from ramit_arch.options.section import Conflict
 
 NOISE_SEED = 0  # of the noise of every test image (paper, Appendix B)
+
+Level = Annotated[float, Ge(0)]
+
+
+class GaussianDenoisingOptions(RestorationOptions):
+    """Clean images, to which noise is added on the fly."""
+
+    sigma: Annotated[Level | Annotated[list[Level], Len(2, 2)], 'a noise level from 0 up, or [low, high]']
+    """Standard deviation of the noise for values in [0, 255]; from [low, high] it is sampled uniformly for every
+    training image."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        yield from super().conflicts()
+        if isinstance(self.sigma, list):
+            if self.sigma[0] > self.sigma[1]:
+                yield 'sigma', f'is {self.sigma}; low must not exceed high'
+            elif self.sigma[0] != self.sigma[1] and self.phase != 'train':
+                yield 'sigma', f'is {self.sigma}; a range is for training, give one level here'
+        if self.scale != 1:
+            yield 'type', f'is denoising, which keeps the size, but scale is {self.scale}; it must be 1'
 
 
 class Clean(NamedTuple):
@@ -44,27 +65,26 @@ def evaluation_noise(shape: Sequence[int], sigma: float) -> Tensor:
 class GaussianDenoisingDataset(RestorationDataset[Clean]):
     """Clean images from folders, LMDBs or raw stores; `lq` is the image plus white Gaussian noise, not clipped.
 
-    Options: `options.schema.GaussianDenoising`. From a range of `sigma` every training image draws its own, uniformly
-    (blind denoising). Validation and test have noise that depends on the image's size alone.
+    From a range of `sigma` it is sampled uniformly for every training image (blind denoising). The noise of validation
+    and test images depends on their size alone.
 
     An item is a dictionary: `lq` and `gt` (C, h, w), float32, RGB or gray; `gt` is in [0, 1] and `lq` may leave it.
-    `lq_path` and `gt_path` are both the clean file's path, of a store root/name.png. Training noise is drawn on the
-    crop, after augmentation; it is new in every epoch and decided by `manual_seed`.
+    `lq_path` and `gt_path` are both the clean file's path, of a store root/name.png. Training noise is added to the
+    crop, after augmentation; it is new in every epoch and determined by `manual_seed`.
 
     Raises:
         UserError: see `RestorationDataset`; also for a `sigma` that is no noise level and a scale other than 1.
     """
 
-    section: ClassVar[type[Restoration]] = GaussianDenoising
-    options: GaussianDenoising
+    section: ClassVar[type[RestorationOptions]] = GaussianDenoisingOptions
+    options: GaussianDenoisingOptions
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         sigma = self.options.sigma
-        assert sigma is not None
         self.sigma = (sigma[0], sigma[1]) if isinstance(sigma, list) else (sigma, sigma)
 
-    def find(self, root: Root) -> list[Clean]:
+    def find(self, root: RootOptions) -> list[Clean]:
         assert root.dataroot_gt is not None
         store = self.open(root.dataroot_gt, root.meta_info_file)
         names = store.names()
@@ -85,7 +105,7 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
             if min(image.shape[:2]) < patch:  # a header or meta_info.txt that lies
                 raise UserError(f'{self.where}: {entry}: smaller than the patch of {patch}')
             image = crop(image, patch, rng)
-        image = in_color(image, self.color)
+        image = convert_color(image, self.color)
         if rng is not None:
             (image,) = self.augmented([image], rng)
         gt = to_tensor(image)

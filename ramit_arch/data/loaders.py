@@ -1,9 +1,8 @@
-"""The loaders of a training run, in the place of BasicSR's `create_train_val_dataloader`.
+"""The loaders of a training run, in place of BasicSR's `create_train_val_dataloader`.
 
-Why a batch sampler: the batch and patch size of progressive learning, the order of the images and the point to resume
-at are all functions of the iteration, so one object that answers "what is the batch of iteration i" decides them all,
-before any worker reads a byte. PyTorch's loader then fetches just that. The data set only obeys the patch size that
-comes with an index, and BasicSR's loop, which asks for one batch after the other, needs no change.
+Batch and patch size of progressive learning, the order of the images and the point to resume at are all functions of
+the iteration. One batch sampler computes them; datasets only read the patch size of an index, and BasicSR's loop is
+unchanged.
 """
 
 from __future__ import annotations
@@ -18,24 +17,26 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.prefetch_dataloader import PrefetchDataLoader
 from torch.utils.data import DataLoader, Dataset
 
-from ramit_arch.data.draws import DrawSampler, seed_worker
 from ramit_arch.data.progression import Progression, processes, read_progression, training_section
-from ramit_arch.options import without_nulls
+from ramit_arch.data.samplers import ResumableBatchSampler, seed_worker
+from ramit_arch.options.basicsr import DatasetOptions
 
-Loaders = tuple[DataLoader, DrawSampler, list[DataLoader], int, int]
+_FROM_START = {'iter': 0, 'epoch': 0}
+
+Loaders = tuple[DataLoader, ResumableBatchSampler, list[DataLoader], int, int]
 
 
 @dataclass(frozen=True)
-class Running:
-    """What of a running training the model needs to stop and to go on, and BasicSR does not tell it.
+class RunState:
+    """Run state shared with the model, which needs it to stop and to resume.
 
-    It reaches the model in the options, of which BasicSR makes a deep copy: not of this.
+    It is passed in the options, which BasicSR copies deeply, except for this.
     """
 
-    sampler: DrawSampler
+    sampler: ResumableBatchSampler
     val_loaders: list[DataLoader]
 
-    def __deepcopy__(self, _: dict) -> Running:
+    def __deepcopy__(self, _: dict) -> RunState:
         return self
 
 
@@ -46,12 +47,13 @@ def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
         opt: the whole option dictionary; `resumed` in it, if any, holds the `iter` and `epoch` of a training state.
         logger: BasicSR's.
     """
-    section, resumed = without_nulls(training_section(opt)), opt.get('resumed') or {'iter': 0, 'epoch': 0}
-    dataset = build_dataset(section)
+    dataset = build_dataset(training_section(opt))
+    section, resumed = DatasetOptions.model_validate(opt['datasets']['train']), opt.get('resumed') or _FROM_START
     progression = read_progression(opt)
     rank, replicas = (opt['rank'], opt['world_size']) if opt['dist'] else (0, 1)
-    ratio = section.get('dataset_enlarge_ratio', 1)
-    sampler = DrawSampler(len(dataset), progression, opt['manual_seed'], rank, replicas, ratio, resumed['iter'])
+    ratio = section.dataset_enlarge_ratio
+    done = resumed['iter']
+    sampler = ResumableBatchSampler(len(dataset), progression, opt['manual_seed'], rank, replicas, ratio, done)
     last_epoch = max(resumed['epoch'], sampler.epoch_of(progression.total))
     _log_plan(logger, sampler, processes(opt))
 
@@ -61,27 +63,27 @@ def create_train_val_dataloader(opt: dict[str, Any], logger: Logger) -> Loaders:
             val_set = build_dataset(val_section)
             val_loaders.append(build_dataloader(val_set, val_section, opt['num_gpu'], opt['dist'], None))
             logger.info(f'Validation on {val_section["name"]}: {len(val_set)} images.')
-    opt['running'] = Running(sampler, val_loaders)
+    opt['run_state'] = RunState(sampler, val_loaders)
     return _training_loader(dataset, section, sampler, opt), sampler, val_loaders, last_epoch, progression.total
 
 
 def _training_loader(
-    dataset: Dataset, section: dict[str, Any], sampler: DrawSampler, opt: dict[str, Any]
+    dataset: Dataset, section: DatasetOptions, sampler: ResumableBatchSampler, opt: dict[str, Any]
 ) -> DataLoader:
     loader: type[DataLoader] | partial = DataLoader
-    if section.get('prefetch_mode') == 'cpu':
-        loader = partial(PrefetchDataLoader, section.get('num_prefetch_queue', 1))
+    if section.prefetch_mode == 'cpu':
+        loader = partial(PrefetchDataLoader, section.num_prefetch_queue)
     return loader(
         dataset=dataset,
         batch_sampler=sampler,
-        num_workers=section['num_worker_per_gpu'] * (1 if opt['dist'] else max(1, opt['num_gpu'])),
+        num_workers=(section.num_worker_per_gpu or 0) * (1 if opt['dist'] else max(1, opt['num_gpu'])),
         worker_init_fn=seed_worker,
-        pin_memory=section.get('pin_memory', False) and torch.cuda.is_available(),
-        persistent_workers=section.get('persistent_workers', False),
+        pin_memory=section.pin_memory and torch.cuda.is_available(),
+        persistent_workers=section.persistent_workers,
     )
 
 
-def _log_plan(logger: Logger, sampler: DrawSampler, shares: int) -> None:
+def _log_plan(logger: Logger, sampler: ResumableBatchSampler, shares: int) -> None:
     progression: Progression = sampler.progression
     epochs = sampler.epoch_of(progression.total) + 1
     logger.info(f'Training: {progression.total:,} iterations, {epochs:,} epochs of {sampler.size:,} images.')

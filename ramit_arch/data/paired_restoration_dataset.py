@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
+from annotated_types import MinLen
 from basicsr.utils.registry import DATASET_REGISTRY
+from pydantic import Field
 from torch import Tensor
 
-from ramit_arch.data.pixels import crop_pair, in_color, to_tensor
-from ramit_arch.data.restoration_dataset import RestorationDataset
+from ramit_arch.data.pixels import convert_color, crop_pair, to_tensor
+from ramit_arch.data.restoration_dataset import RestorationDataset, RestorationOptions, RootOptions
 from ramit_arch.data.stores import LmdbStore, Store
 from ramit_arch.errors import UserError
-from ramit_arch.options.schema import PairedRestoration, PairedRoot, Restoration
+from ramit_arch.options.section import Text
+
+
+class PairedRootOptions(RootOptions):
+    dataroot_lq: Text | None = None
+    """Folder, LMDB or raw store of LQ images. Needed, here or in `roots`."""
+    filename_tmpl: Annotated[str, Field(pattern=r'^[^{}]*\{\}[^{}]*$'), "text that holds {} once, as in '{}x2'"] = '{}'
+    """LQ name from the ground truth name, both without suffix: '{}x2' finds babyx2.png for baby.png."""
+
+
+class PairedRestorationOptions(PairedRootOptions, RestorationOptions):
+    """LQ and ground truth pairs, for super-resolution, low-light enhancement and deraining."""
+
+    roots: Annotated[list[PairedRootOptions], MinLen(1), 'a list of sections'] | None = None  # type: ignore[assignment]
+    """See above."""
 
 
 class Pair(NamedTuple):
@@ -31,8 +47,6 @@ class Pair(NamedTuple):
 class PairedRestorationDataset(RestorationDataset[Pair]):
     """LQ/HQ pairs from folders, LMDBs or raw stores: super-resolution, low-light enhancement, deraining.
 
-    Options: `options.schema.PairedRestoration`.
-
     An item is a dictionary: `lq` (C, h, w) and `gt` (C, h * scale, w * scale), float32 in [0, 1], RGB or gray;
     `lq_path` and `gt_path` are file paths, of a store root/name.png. Where GT exceeds LQ * scale by less than `scale`,
     as in benchmark images whose size `scale` does not divide, it is cropped at the right and bottom.
@@ -41,9 +55,9 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         UserError: see `RestorationDataset`; also for missing partners and sizes that do not fit the scale.
     """
 
-    section: ClassVar[type[Restoration]] = PairedRestoration
+    section: ClassVar[type[RestorationOptions]] = PairedRestorationOptions
 
-    def find(self, root: PairedRoot) -> list[Pair]:
+    def find(self, root: PairedRootOptions) -> list[Pair]:
         template, meta = root.filename_tmpl, root.meta_info_file
         assert root.dataroot_lq is not None
         assert root.dataroot_gt is not None
@@ -77,7 +91,7 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         if rng is not None:
             assert patch is not None
             lq, gt = crop_pair(lq, gt, patch, self.scale, rng)
-        lq, gt = in_color(lq, self.color), in_color(gt, self.color)
+        lq, gt = convert_color(lq, self.color), convert_color(gt, self.color)
         if rng is not None:
             lq, gt = self.augmented([lq, gt], rng)
         paths = {'lq_path': entry.lq_store.path(entry.lq_name), 'gt_path': entry.gt_store.path(entry.gt_name)}

@@ -60,7 +60,7 @@ def _check_header(data: bytes, where: str, size: tuple[int, int] | None) -> None
         raise UserError(f'{where}: is {found[1]}x{found[0]} pixels, but meta_info.txt tells {size[1]}x{size[0]}')
 
 
-def in_color(image: np.ndarray, color: str) -> np.ndarray:
+def convert_color(image: np.ndarray, color: str) -> np.ndarray:
     """(H, W, 1 or 3) -> for rgb (H, W, 3) in BGR order, for gray (H, W, 1) by OpenCV's weights."""
     if image.shape[2] == (1 if color == 'gray' else 3):
         return image

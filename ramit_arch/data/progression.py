@@ -7,14 +7,39 @@ alone. Nothing is counted along the way, so that resuming at any iteration lands
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import MinLen
 
 from ramit_arch.errors import UserError
+from ramit_arch.options.basicsr import DatasetOptions, Training
+from ramit_arch.options.section import Conflict, Count, Iterations, OwnSection
 
 
-class Stage(NamedTuple):
+class ProgressiveStage(OwnSection):
+    iter: Iterations
+    """Iterations of the stage."""
+    lq_patch_size: Count
+    """Side of the LQ patch in pixels."""
+    batch_size: Count
+    """Images per iteration, in total over all processes."""
+
+
+class ProgressiveTraining(Training):
+    """The training loop with progressive learning."""
+
+    progressive: Annotated[list[ProgressiveStage], MinLen(1), 'a list of sections'] | None = None
+    """Progressive learning: stages {iter, lq_patch_size, batch_size}, one after the other (Appendix B)."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        length = sum(stage.iter for stage in self.progressive or [])
+        if self.progressive and length != self.total_iter:
+            yield 'progressive', f'lasts {length} iterations, but train.total_iter is {self.total_iter}'
+
+
+class TrainingStage(NamedTuple):
     """Iterations with one batch and one patch size.
 
     Attributes:
@@ -35,7 +60,7 @@ class Progression:
         stages: at least one.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[TrainingStage]) -> None:
         self.stages = tuple(stages)
         self.ends = tuple(accumulate(stage.iterations for stage in self.stages))
         self.total = self.ends[-1]
@@ -44,7 +69,7 @@ class Progression:
         """Number from 0 of the stage to which an iteration, counted from 1, belongs."""
         return min(bisect_left(self.ends, iteration), len(self.ends) - 1)
 
-    def stage(self, iteration: int) -> Stage:
+    def stage(self, iteration: int) -> TrainingStage:
         """The stage of an iteration, counted from 1."""
         return self.stages[self.index(iteration)]
 
@@ -81,11 +106,13 @@ def read_progression(opt: dict[str, Any]) -> Progression:
     Raises:
         UserError: a batch does not divide among the processes.
     """
-    section, total = opt['datasets']['train'], int(opt['train']['total_iter'])
-    listed = opt['train'].get('progressive')
-    if listed is None:
-        return Progression([Stage(total, int(section['batch_size_per_gpu']) * processes(opt))])
-    stages = [Stage(int(stage['iter']), int(stage['batch_size']), int(stage['lq_patch_size'])) for stage in listed]
+    train = ProgressiveTraining.model_validate(opt['train'])
+    if train.progressive is None:
+        batch = DatasetOptions.model_validate(opt['datasets']['train']).batch_size_per_gpu
+        if batch is None:
+            raise UserError('datasets.train.batch_size_per_gpu is missing')
+        return Progression([TrainingStage(train.total_iter, batch * processes(opt))])
+    stages = [TrainingStage(stage.iter, stage.batch_size, stage.lq_patch_size) for stage in train.progressive]
     if opt['dist']:
         for i, stage in enumerate(stages, 1):
             if stage.batch % opt['world_size']:
@@ -97,8 +124,8 @@ def read_progression(opt: dict[str, Any]) -> Progression:
 
 
 def training_section(opt: dict[str, Any]) -> dict[str, Any]:
-    """`datasets.train` as its data set gets it: with progressive learning the largest patch, which every image must
-    hold; each draw then names its own."""
+    """`datasets.train` as its dataset gets it: with progressive learning the largest patch, which every image must
+    hold; each sample index then names its own."""
     section = opt['datasets']['train']
-    stages = (opt.get('train') or {}).get('progressive')
-    return {**section, 'lq_patch_size': max(stage['lq_patch_size'] for stage in stages)} if stages else section
+    stages = ProgressiveTraining.model_validate(opt['train']).progressive
+    return {**section, 'lq_patch_size': max(stage.lq_patch_size for stage in stages)} if stages else section

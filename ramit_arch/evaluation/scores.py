@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ramit_arch.files import write_whole
+from ramit_arch.files import atomic_write
 
 ROW_KEYS = ('image', 'lq', 'gt', 'restored')  # what a row has beside its metrics
 
@@ -30,10 +30,10 @@ def write_scores(stem: Path, protocol: dict[str, Any], rows: list[dict[str, Any]
     writer.writerows([row['image'], *(f'{row[metric]:.6f}' for metric in metrics)] for row in rows)
     means = mean_scores(rows, metrics)
     writer.writerow(['mean', *(f'{means[metric]:.6f}' for metric in metrics)])
-    write_whole(stem.with_name(f'{stem.name}.csv'), table.getvalue().encode())
+    atomic_write(stem.with_name(f'{stem.name}.csv'), table.getvalue().encode())
     content = {**protocol, 'mean': means, 'images': rows}
     text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
-    write_whole(stem.with_name(f'{stem.name}.json'), text.encode())
+    atomic_write(stem.with_name(f'{stem.name}.json'), text.encode())
 
 
 def mean_scores(rows: list[dict[str, Any]], metrics: list[str]) -> dict[str, float]:

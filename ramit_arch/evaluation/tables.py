@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY
 
-from ramit_arch.archs.ramit_arch import RAMiT
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.complexity import complexity
 from ramit_arch.evaluation.protocols import PROTOCOLS
@@ -180,7 +180,7 @@ def _read(file: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ side by side
 
 
-def beside(table: Table, results: list[Result]) -> Table | None:
+def add_results(table: Table, results: list[Result]) -> Table | None:
     """The table with a row for every result on its sets, and its difference to the paper's row of that network.
 
     The row is the one that names the result's experiment, else RAMiT's where the table compares methods and not
@@ -226,14 +226,12 @@ def _reference(table: Table, experiment: str) -> Row | None:
 
 @lru_cache(None)
 def _cost(network: str, scale: int) -> tuple[float | None, float | None]:
-    """Mult-Adds in G and parameters in K of `network_g`, as JSON; None where it is not a RAMiT of this version."""
+    """Mult-Adds in G and parameters in K of `network_g`, as JSON; None where it cannot be built."""
     options = json.loads(network)
-    if options.pop('type', None) != 'RAMiT':
-        return None, None
     try:
         with torch.device('meta'):
-            cost = complexity(RAMiT(**options), options.get('in_chans', 3), scale)
-    except (TypeError, ValueError):
+            cost = complexity(ARCH_REGISTRY.get(options.pop('type'))(**options), options.get('in_chans', 3), scale)
+    except (KeyError, TypeError, ValueError, RuntimeError):
         return None, None
     return cost.mult_adds / 1e9, cost.parameters / 1e3
 

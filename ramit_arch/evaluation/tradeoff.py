@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ramit_arch.evaluation.tables import AVERAGE, Result, beside, paper_tables
+from ramit_arch.evaluation.tables import AVERAGE, Result, add_results, paper_tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def points(scale: int, results: list[Result]) -> list[Point]:
     tables = [t for t in paper_tables() if t.task == 'SR' and t.scale == scale and t.number in ('2', 'Ca')]
     found: dict[tuple[str, str], Point] = {}
     for table in tables:
-        for row in (beside(table, results) or table).rows:
+        for row in (add_results(table, results) or table).rows:
             score = row.scores.get(AVERAGE)
             if row.kind != 'difference' and score and not score.partial and row.mult_adds and row.params:
                 kind = 'here' if row.kind == 'here' else 'paper' if row.method.startswith('RAMiT') else 'other'

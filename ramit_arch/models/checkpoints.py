@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ramit_arch.errors import UserError
-from ramit_arch.files import write_whole
+from ramit_arch.files import atomic_write
 
 logger = logging.getLogger('basicsr')
 
@@ -130,11 +130,11 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values as a file that is whole or not there.
 
     Raises:
-        UserError: as `write_whole`.
+        UserError: as `atomic_write`.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(path, buffer.getbuffer())
+    atomic_write(path, buffer.getbuffer())
 
 
 def remove_old(models: Path, states: Path, newest: int, keep: int) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ramit_arch.archs.ramit_arch import MultiHeadAttention, SpatialAttention, Stage
 from ramit_arch.errors import UserError
+from ramit_arch.models.options import Training, Validation
 
 GRAPHS = 64  # compiled of one function, in training and validation together
 
@@ -27,10 +28,9 @@ class Compute:
     bf16: bfloat16 autocast; weights stay in float32.
     tf32: products and convolutions of float32 on the TF32 units of a GPU, with 10 bits of mantissa.
     channels_last: images and weights of convolutions in the channels-last memory format.
-    compile: `torch.compile`. Of a RAMiT on a CPU the attentions are compiled, a few times for all sizes of image. On a
-        GPU, and of another network, the whole is, for every size of image on its own.
-        What needs more than `GRAPHS` graphs runs without.
-    checkpointing: activations inside a block are computed again for the backward pass instead of kept.
+    compile: `torch.compile`. On a CPU a network that has `set_compiled` chooses what to compile. On a GPU, and of
+        another network, the whole is, for every size of image on its own, up to `GRAPHS` graphs.
+    checkpointing: activation checkpointing.
     """
 
     device: torch.device
@@ -56,42 +56,23 @@ class Compute:
         """What to call instead of the network, whose parameters it shares."""
         if self.compile:  # the limit is of a function, which training and validation share
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        attentions = [module for module in network.modules() if isinstance(module, MultiHeadAttention)]
-        if attentions and self.device.type == 'cpu':
-            return partial(self._call, network, attentions)
+        if self.device.type == 'cpu' and hasattr(unwrapped(network), 'set_compiled'):
+            return partial(self._call, network)
         return torch.compile(network, dynamic=False) if self.compile else network
 
-    def _call(self, network: nn.Module, attentions: list[MultiHeadAttention], image: Tensor) -> Tensor:
+    def _call(self, network: nn.Module, image: Tensor) -> Tensor:
         # Set at every call and left so: training and validation may share the network, and a backward pass with
         # checkpointing needs what its forward pass had.
-        for attention in attentions:
-            if self.compile:
-                vars(attention)['attend'] = partial(compiled_attend, attention)
-            else:
-                vars(attention).pop('attend', None)
+        unwrapped(network).set_compiled(self.compile)  # type: ignore[operator]
         return network(image)
 
 
-def compiled_attend(attention: MultiHeadAttention, qkv: Tensor, helper: Tensor | None) -> Tensor:
-    """`attend`, compiled for any number of windows and any size of image, but for their order of magnitude.
-
-    It is what gains on a CPU, where the convolutions around it are oneDNN's anyway. A graph of the whole network would
-    work on whole maps instead of on bands of rows, which takes longer than all that it saves.
-    """
-    several = (0,) if isinstance(attention, SpatialAttention) else (0, 1, 2)  # axes whose length varies
-    for x in (qkv, helper):
-        if x is not None:
-            for axis in several:
-                torch._dynamo.maybe_mark_dynamic(x, axis)
-    return _compiled(type(attention).attend)(attention, qkv, helper)
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-@cache
-def _compiled(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(attend)
-
-
-def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tuple[Compute, str]:
+def read_compute(section: Training | Validation | None, name: str, device: torch.device) -> tuple[Compute, str]:
     """The settings of `train` or `val`, and a line that says what was chosen and why.
 
     Raises:
@@ -100,7 +81,7 @@ def read_compute(section: dict[str, Any], name: str, device: torch.device) -> tu
     gpu = device.type == 'cuda'
     values, parts = {}, []
     for key, (default, why) in _defaults(name, gpu).items():
-        given = section.get(key)
+        given = getattr(section, key) if section and key in section.model_fields_set else None
         values[key] = default if given is None else given
         why = f'default: {why}' if given is None else f'{name}.{key}'
         if key == 'tf32' and not gpu:
@@ -130,14 +111,8 @@ def _defaults(name: str, gpu: bool) -> dict[str, tuple[bool, str]]:
     return defaults
 
 
-def enable_checkpointing(network: nn.Module) -> None:
-    """Compute the activations of every block again in the backward pass.
-
-    Raises:
-        UserError: the network has nothing that can do so.
-    """
-    stages = [module for module in network.modules() if isinstance(module, Stage)]
-    if not stages:
-        raise UserError(f'train.checkpointing: {type(network).__name__} cannot compute its activations again; leave it')
-    for stage in stages:
-        stage.checkpointing = True
+def check_checkpointing(network: nn.Module) -> None:
+    """Raises UserError if a network has no activation checkpointing."""
+    if not hasattr(network, 'set_grad_checkpointing'):
+        name = type(network).__name__
+        raise UserError(f'train.checkpointing: {name} does not support activation checkpointing; remove it')

@@ -16,64 +16,60 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ramit_arch import stopping
-from ramit_arch.data.draws import draw_seed
-from ramit_arch.data.loaders import Running
+from ramit_arch.data.loaders import RunState
 from ramit_arch.data.progression import read_progression
+from ramit_arch.data.samplers import derive_seed
 from ramit_arch.errors import UserError
 from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
-from ramit_arch.models.compute import enable_checkpointing, read_compute
-from ramit_arch.models.schedule import read_schedule
-from ramit_arch.models.scoring_model import ScoringModel, check_size
+from ramit_arch.models.compute import check_checkpointing, read_compute
+from ramit_arch.models.schedule import make_schedule
+from ramit_arch.models.scoring_model import ScoringModel, check_output
 from ramit_arch.options import without_nulls
-from ramit_arch.options.checks import check_running
 
-RECONSTRUCTION = 'to_target.'  # the module that the warm start trains and that no x2 checkpoint fills
+
+def head_prefix(network: nn.Module) -> str:
+    """What the names of the parameters begin with that a warm start trains alone, and no x2 checkpoint fills.
+
+    Raises:
+        UserError: the network does not say.
+    """
+    head = getattr(network, 'reconstruction_head', None)
+    if head is None:
+        raise UserError(
+            f'train.warm_start: {type(network).__name__} has no attribute reconstruction_head, the name of the '
+            'submodule that is trained alone first; add it to the class, or remove warm_start'
+        )
+    return f'{head}.'
 
 
 @MODEL_REGISTRY.register()
 class RAMiTModel(ScoringModel):
-    """SRModel with these keys besides its own and those of `ScoringModel`:
+    """The L1 model: SRModel with progressive learning, warm start, resuming to the bit; for any network.
 
-    train.progressive: a list of stages {iter, lq_patch_size, batch_size}: how many iterations they last, the side of
-        the LQ patch, and the images of an iteration in total over all processes.
-    train.lr_batch_size: total batch for which optim_g.lr is meant; the rate is scaled to the real one of each stage.
-    train.lr_rule: linear (default) or inverse; see `read_schedule`.
-    train.warm_start: {iter: n}: `path.pretrain_network_g` fills all but the reconstruction module, which is trained
-        alone at constant rate for n iterations; then a new optimiser trains everything, and milestones and warm-up
-        count from there.
-    train.accumulate: k: a batch passes in k parts, with the gradient of the whole; memory falls, nothing else changes.
-    train.grad_clip_norm: largest norm of the gradient.
-    train.bf16, tf32, channels_last, compile, checkpointing: how the network is computed (`models.compute`); the log
-        says what was chosen and why.
-    logger.keep_checkpoints: n: the last n networks and states stay.
-    logger.keep_best: a metric, or a set and a metric (Set5/psnr): `net_g_best.pth` is the network that scored best.
-
-    Checkpoints may be plain state dicts, BasicSR's `params` and `params_ema`, or safetensors.
+    Its options are `models.options.TrainFile` and `TestFile`. Checkpoints may be plain state dicts, BasicSR's `params`
+    and `params_ema`, or safetensors.
 
     Raises:
-        UserError: for unknown or wrong keys, checkpoints that do not fit, and when a loss was not finite, which is seen
-            where it is read back: every `logger.print_freq` iterations, and before anything is saved or validated.
+        UserError: for unknown or wrong options, checkpoints that do not fit, and when a loss was not finite, which is
+            seen where it is read back: every `logger.print_freq` iterations, and before a checkpoint or a validation.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
         opt = without_nulls(opt)
-        check_running(opt)
-        if opt['is_train']:
-            self.schedule = read_schedule(opt)
-            self.progression = read_progression(opt)
-            self.stage: int | None = None  # whose begin is not yet logged
-            self.warm_starting = opt['train'].get('warm_start') is not None
-            self.accumulate = opt['train'].get('accumulate') or 1
+        self.stage: int | None = None  # whose begin is not yet logged
         super().__init__(opt)
 
     # -------------------------------------------------------------------------------------------------- set-up
 
     def init_training_settings(self) -> None:
-        self.train_compute, line = read_compute(self.opt['train'], 'train', self.device)
+        self.progression = read_progression(self.opt)
+        self.schedule = make_schedule(self.training, self.progression)
+        self.train_compute, line = read_compute(self.training, 'train', self.device)
         get_root_logger().info(line)
         net = self.get_bare_model(self.net_g)
         if self.train_compute.checkpointing:
-            enable_checkpointing(net)
+            check_checkpointing(net)
+            net.set_grad_checkpointing()
         if self.train_compute.channels_last:
             net.to(memory_format=torch.channels_last)
         self.losses: dict[str, Tensor] = {}
@@ -102,20 +98,19 @@ class RAMiTModel(ScoringModel):
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
     ) -> None:
-        skip = RECONSTRUCTION if self._fresh_warm_start() else None
+        skip = head_prefix(self.get_bare_model(net)) if self._fresh_warm_start() else None
         load_weights(self.get_bare_model(net), read_weights(load_path, param_key), load_path, strict, skip)
-        what = 'all but the reconstruction module' if skip else 'all parameters'
+        what = 'all but the reconstruction head' if skip else 'all parameters'
         get_root_logger().info(f'Loaded {what} from {load_path}.')
 
     def _fresh_warm_start(self) -> bool:
-        return self.is_train and self.warm_starting and not self.opt['path'].get('resume_state')
+        return self.is_train and self.training.warm_start is not None and not self.opt['path'].get('resume_state')
 
     def _require_gradients(self, warm_start: bool) -> None:
         net = self.get_bare_model(self.net_g)
-        if warm_start and not any(name.startswith(RECONSTRUCTION) for name, _ in net.named_parameters()):
-            raise UserError(f'train.warm_start: {type(net).__name__} has no reconstruction module {RECONSTRUCTION}*')
+        prefix = head_prefix(net) if warm_start else ''
         for name, parameter in net.named_parameters():
-            parameter.requires_grad_(not warm_start or name.startswith(RECONSTRUCTION))
+            parameter.requires_grad_(name.startswith(prefix))
         self.in_warm_start = warm_start
         if self.opt['dist']:  # DDP looks once at what needs gradients
             self.net_g = self.model_to_device(net)
@@ -150,24 +145,26 @@ class RAMiTModel(ScoringModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         # What is drawn (dropout, stochastic depth) is a function of the iteration, so that a resumed run draws it too.
-        torch.manual_seed(draw_seed(self.opt['manual_seed'], current_iter, get_dist_info()[0]))
+        torch.manual_seed(derive_seed(self.opt['manual_seed'], current_iter, get_dist_info()[0]))
         self.optimizer_g.zero_grad()
-        parts = min(self.accumulate, len(self.lq))
+        if not hasattr(self, 'gt'):
+            raise UserError('datasets.train: its items have no ground truth, gt')
+        parts = min(self.training.accumulate, len(self.lq))
         losses: dict[str, Tensor] = {}
         for i, (lq, gt) in enumerate(zip(self.lq.tensor_split(parts), self.gt.tensor_split(parts), strict=True)):
             share = len(lq) / len(self.lq)
             with self._synchronised(i == parts - 1):
                 with self.train_compute.active():
-                    output = self.trained(self.train_compute.image(lq)).float()
-                check_size(output, gt)
+                    output = self.trained(self.train_compute.image(lq))
+                check_output(output, gt)
+                output = output.float()
                 terms = self._losses(output, gt)
                 (share * torch.stack(list(terms.values())).sum()).backward()
             for name, value in terms.items():
                 losses[name] = losses.get(name, 0) + share * value.detach()
         self.output = output.detach()
-        limit = self.opt['train'].get('grad_clip_norm')
-        if limit:
-            nn.utils.clip_grad_norm_(self.net_g.parameters(), limit)
+        if self.training.grad_clip_norm:
+            nn.utils.clip_grad_norm_(self.net_g.parameters(), self.training.grad_clip_norm)
         self.optimizer_g.step()
         self._keep(losses, current_iter)
         if self.ema_decay > 0:
@@ -181,6 +178,9 @@ class RAMiTModel(ScoringModel):
         losses = {}
         if self.cri_pix:
             losses['l_pix'] = self.cri_pix(output, gt)
+            if not isinstance(losses['l_pix'], Tensor) or losses['l_pix'].dim():
+                returned = getattr(losses['l_pix'], 'shape', type(losses['l_pix']).__name__)
+                raise UserError(f'train.pixel_opt returned {returned}; a loss must be a tensor with one value')
         if self.cri_perceptual:
             perceptual, style = self.cri_perceptual(output, gt)
             losses |= {k: v for k, v in {'l_percep': perceptual, 'l_style': style}.items() if v is not None}
@@ -207,10 +207,11 @@ class RAMiTModel(ScoringModel):
             torch.distributed.all_reduce(self.failed_at, torch.distributed.ReduceOp.MAX)  # all processes stop together
         iteration = int(self.failed_at)
         if iteration:
-            states = self.opt['path']['training_states']
+            saved = any(Path(self.opt['path']['training_states']).glob('*.state'))
+            start = 'Resume with --auto_resume' if saved else 'Start again'
             raise UserError(
                 f'the loss of iteration {iteration} is not finite; nothing was saved since.\n'
-                f'Resume from {states} with a lower train.optim_g.lr or with train.grad_clip_norm'
+                f'{start}, and a lower train.optim_g.lr or train.grad_clip_norm'
             )
 
     # ------------------------------------------------------------------------------ saving, resuming, stopping
@@ -229,7 +230,7 @@ class RAMiTModel(ScoringModel):
             self.saved = {'epoch': epoch, 'iter': current_iter, 'validated': []}
         self._save_networks(current_iter)
         self.save_training_state(epoch, current_iter)
-        keep = self.opt['logger'].get('keep_checkpoints')
+        keep = self.logging.keep_checkpoints
         if keep and current_iter != -1 and get_dist_info()[0] == 0:
             remove_old(Path(self.opt['path']['models']), Path(self.opt['path']['training_states']), current_iter, keep)
 
@@ -280,17 +281,17 @@ class RAMiTModel(ScoringModel):
             state = self.opt['path']['resume_state']
             raise UserError(f'{state} does not fit: it is of another network or optimiser ({error})') from error
         self.saved = {key: resume_state.get(key, []) for key in ('epoch', 'iter', 'validated')}
-        val = self.opt.get('val')
+        val = self.options.val
         if not val:
             return
-        metrics = (val.get('metrics') or {}).keys()
+        metrics = self.metrics.keys()
         best = resume_state.get('best', {})
         self.best_metric_results = {name: record for name, record in best.items() if record.keys() == metrics}
-        if 'validated' in resume_state and resume_state['iter'] % val['val_freq'] == 0:
-            running: Running | None = self.opt.get('running')
-            for loader in running.val_loaders if running else []:
+        if 'validated' in resume_state and resume_state['iter'] % val.val_freq == 0:
+            run: RunState | None = self.opt.get('run_state')
+            for loader in run.val_loaders if run else []:
                 if loader.dataset.opt['name'] not in self.saved['validated']:  # type: ignore[attr-defined]
-                    self.validation(loader, resume_state['iter'], None, val['save_img'])
+                    self.validation(loader, resume_state['iter'], None, val.save_img)
 
     def asked_to_stop(self) -> int:
         return stopping.received() if self.is_train else 0
@@ -298,8 +299,8 @@ class RAMiTModel(ScoringModel):
     def leave(self, iteration: int, number: int) -> NoReturn:
         """Save this iteration, unless it is saved, and end."""
         if self.saved['iter'] != iteration:
-            running: Running | None = self.opt.get('running')
-            self._write((running.sampler.epoch or 0) if running else 0, iteration)
+            run: RunState | None = self.opt.get('run_state')
+            self._write((run.sampler.epoch or 0) if run else 0, iteration)
         name = signal.Signals(number).name
         get_root_logger().info(f'Stopped by {name} after iteration {iteration:,}, which is saved; see --auto_resume.')
         raise SystemExit(128 + number)
@@ -319,8 +320,8 @@ class RAMiTModel(ScoringModel):
 
     def scored(self, dataset: str, current_iter: int) -> None:
         """Keep the network if it is the best by `logger.keep_best`."""
-        wanted, _, metric = str(self.opt['logger'].get('keep_best') or '').rpartition('/')
-        first = next(o['name'] for phase, o in self.opt['datasets'].items() if phase.split('_')[0] == 'val')
+        wanted, _, metric = (self.logging.keep_best or '').rpartition('/')
+        first = next(o['name'] for phase, o in self.options.datasets.items() if phase.split('_')[0] == 'val')
         if not metric or dataset != (wanted or first):
             return
         if self.best_metric_results[dataset][metric]['iter'] == current_iter:

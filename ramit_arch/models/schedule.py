@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any
 
-from ramit_arch.data.progression import read_progression
-from ramit_arch.options.schema import RAMiTTraining
+from ramit_arch.data.progression import Progression
+from ramit_arch.models.options import Training
 
 
 @dataclass(frozen=True)
@@ -44,31 +43,24 @@ class Schedule:
         return rate * warmth * self.gamma ** bisect_left(self.milestones, done)
 
 
-def read_schedule(opt: dict[str, Any]) -> Schedule:
-    """Make the schedule of an option file.
+def make_schedule(train: Training, progression: Progression) -> Schedule:
+    """Make the schedule of a training.
 
     `train.optim_g.lr` is meant for a total batch of `train.lr_batch_size` and scaled to the real one of every stage,
     by `train.lr_rule`: linear, lr * batch / lr_batch_size (default; the published experiments), or inverse,
     lr * lr_batch_size / batch (as the paper prints it). Without `lr_batch_size` it is taken as it is.
-
-    Args:
-        opt: the whole option dictionary, checked, with `dist`, `world_size` and a number for `num_gpu`.
     """
-    train = RAMiTTraining.model_validate(opt['train'])
-    assert train.optim_g is not None
-    assert train.optim_g.lr is not None
-    progression = read_progression(opt)
     return Schedule(
-        tuple(train.optim_g.lr * _scale(train, stage.batch) for stage in progression.stages),
-        progression.ends[:-1],
-        tuple(sorted(train.scheduler.milestones)),
-        train.scheduler.gamma,
-        max(0, train.warmup_iter),
-        (train.warm_start.iter or 0) if train.warm_start else 0,
+        rates=tuple(train.optim_g.lr * _scale(train, stage.batch) for stage in progression.stages),
+        ends=progression.ends[:-1],
+        milestones=tuple(sorted(train.scheduler.milestones)),
+        gamma=train.scheduler.gamma,
+        warmup=max(0, train.warmup_iter),
+        warm_start=train.warm_start.iter if train.warm_start else 0,
     )
 
 
-def _scale(train: RAMiTTraining, batch: int) -> float:
+def _scale(train: Training, batch: int) -> float:
     if train.lr_batch_size is None:
         return 1.0
     ratio = batch / train.lr_batch_size

@@ -18,16 +18,29 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ramit_arch.archs.ramit_arch import symmetric_pad
+from ramit_arch.archs.layers import symmetric_pad
 from ramit_arch.errors import UserError
-from ramit_arch.evaluation.protocols import describe, validation_metrics
+from ramit_arch.evaluation.protocols import describe
 from ramit_arch.evaluation.scores import mean_scores, write_scores
-from ramit_arch.files import write_whole
+from ramit_arch.files import atomic_write
 from ramit_arch.models.compute import read_compute
+from ramit_arch.models.options import CommonFile, Paths, TestFile, TrainFile, Validation
+from ramit_arch.options.section import parse
+
+# What BasicSR adds to the options of a run, and we.
+ADDED = frozenset('dist rank world_size auto_resume is_train root_path resumed run_state'.split())
 
 
-def check_size(output: torch.Tensor, gt: torch.Tensor) -> None:
-    """Raises UserError if a network's output and its target (N, C, H, W) differ in height, width or channels."""
+def own_options(opt: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run as the file has them."""
+    paths = {key: value for key, value in opt['path'].items() if key in Paths.model_fields}
+    return {**{key: value for key, value in opt.items() if key not in ADDED}, 'path': paths}
+
+
+def check_output(output: Any, gt: torch.Tensor) -> None:
+    """Raises UserError if a network's output is no tensor of the size of its target (N, C, H, W)."""
+    if not isinstance(output, torch.Tensor):
+        raise UserError(f'network_g returned {type(output).__name__}; it must be one tensor (N, C, H, W)')
     if output.shape != gt.shape:
         sizes = [f'{x.shape[-1]}x{x.shape[-2]}' for x in (output, gt)]
         if sizes[0] == sizes[1]:
@@ -38,21 +51,27 @@ def check_size(output: torch.Tensor, gt: torch.Tensor) -> None:
 class ScoringModel(SRModel):
     """SRModel whose validation follows a protocol, is shared by all processes, and scores every image in a file.
 
-    val.protocol: SR, CDN, GDN, LLE or DR: the metrics of a task (`evaluation.protocols`); `val.metrics` may add others.
-    val.size_multiple: images are padded to multiples of it, mirrored, and the outputs are cropped.
-    val.bf16, tf32, channels_last, compile: how the network is computed (`models.compute`).
+    Its options are `models.options`.
     """
+
+    option_files = (TrainFile, TestFile)
 
     net_g: nn.Module
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        if opt.get('val'):
-            opt['val'] = {**opt['val'], 'metrics': validation_metrics(opt)}
+        kind = self.option_files[0] if opt['is_train'] else self.option_files[1]
+        self.options: CommonFile = parse(kind, own_options(opt), 'options')
+        if isinstance(self.options, TrainFile):
+            self.training, self.logging = self.options.train, self.options.logger
+        self.scoring = self.options.val or Validation(save_img=False)
+        self.metrics = self.scoring.all_metrics(self.options.scale)
+        if self.options.val:
+            opt['val'] = {**opt['val'], 'metrics': self.metrics}
         if opt['dist']:
             self.control = torch.distributed.new_group(backend='gloo')  # for what is told between CPUs
         super().__init__(opt)
-        self.val_compute, line = read_compute(opt.get('val') or {}, 'val', self.device)
-        if opt.get('val') or not self.is_train:
+        self.val_compute, line = read_compute(self.scoring, 'val', self.device)
+        if self.options.val:
             get_root_logger().info(line)
         self._val_network: tuple[nn.Module, Any] | None = None
 
@@ -65,11 +84,12 @@ class ScoringModel(SRModel):
             self._val_network = net, self.val_compute.network(net)
         training = net.training
         net.eval()
-        multiple = (self.opt.get('val') or {}).get('size_multiple') or 1
-        height, width = (size * int(self.opt.get('scale', 1)) for size in self.lq.shape[-2:])
+        multiple = self.scoring.size_multiple
+        height, width = (size * self.options.scale for size in self.lq.shape[-2:])
         with torch.no_grad(), self.val_compute.active():
-            output = self._val_network[1](self.val_compute.image(symmetric_pad(self.lq, multiple))).float()
-        self.output = output[..., :height, :width] if multiple > 1 else output
+            output = self._val_network[1](self.val_compute.image(symmetric_pad(self.lq, multiple)))
+        check_output(output, output)
+        self.output = output[..., :height, :width].float() if multiple > 1 else output.float()
         net.train(training)
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
@@ -84,13 +104,13 @@ class ScoringModel(SRModel):
         """
         name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
         if self.is_train:  # BasicSR's loop counts on by one an epoch that it no longer trains
-            current_iter = min(int(current_iter), int(self.opt['train']['total_iter']))
+            current_iter = min(int(current_iter), self.training.total_iter)
         rows = self._restore_all(dataloader, name, current_iter, save_img)
         restored = Counter(row['restored'] for row in rows if 'restored' in row)
         for path, times in restored.items():
             if times > 1:
                 raise UserError(f'{path}: {times} images of {name} are called so; rename all but one')
-        metrics = list(self.opt['val'].get('metrics') or {})
+        metrics = list(self.metrics)
         if not metrics or not rows or 'gt' not in rows[0]:
             return
         self.metric_results = mean_scores(rows, metrics)
@@ -111,7 +131,7 @@ class ScoringModel(SRModel):
         if processes > 1:
             share = range(rank, len(dataloader.dataset), processes)  # type: ignore[arg-type]
             dataloader = DataLoader(Subset(dataloader.dataset, share), batch_size=1)
-        quiet = rank > 0 or not self.opt['val'].get('pbar', True)
+        quiet = rank > 0 or not self.scoring.pbar
         rows, number = [], 0
         # None: on a terminal only
         progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False, disable=True if quiet else None)
@@ -144,14 +164,23 @@ class ScoringModel(SRModel):
         self, data: dict[str, Any], name: str, current_iter: int | str, save_img: bool
     ) -> dict[str, Any]:
         self.feed_data(data)
-        self.test()
+        try:
+            self.test()
+            if 'gt' in data:
+                check_output(self.output, self.gt)
+        except Exception:
+            width, height = self.lq.shape[:1:-1]
+            get_root_logger().error(
+                f'Failed on {data["lq_path"][0]} of {name}, {width}x{height}; for a network that needs multiples of a '
+                'size, set val.size_multiple.'
+            )
+            raise
         restored = tensor2img(self.output)
         row: dict[str, Any] = {'image': Path(data.get('gt_path', data['lq_path'])[0]).stem, 'lq': data['lq_path'][0]}
         if 'gt' in data:
-            check_size(self.output, self.gt)
             row['gt'] = data.get('gt_path', data['lq_path'])[0]
             images = {'img': restored, 'img2': tensor2img(self.gt)}
-            for metric in self.opt['val'].get('metrics') or {}:
+            for metric in self.metrics:
                 row[metric] = self._score(metric, images, f'{row["image"]} of {name}')
                 if math.isnan(row[metric]):
                     get_root_logger().warning(
@@ -162,13 +191,13 @@ class ScoringModel(SRModel):
         if save_img:
             path = self._image_path(Path(data['lq_path'][0]).stem, name, current_iter)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, cv2.imencode('.png', restored)[1].tobytes())
+            atomic_write(path, cv2.imencode('.png', restored)[1].tobytes())
             row['restored'] = str(path)
         return row
 
     def _score(self, metric: str, images: dict[str, Any], what: str) -> float:
         try:
-            return float(calculate_metric(images, self.opt['val']['metrics'][metric]))
+            return float(calculate_metric(images, self.metrics[metric]))
         except Exception as error:  # of whatever kind another package's metric raises
             text = str(error).strip().partition('\n')[0]
             raise UserError(f'val.metrics.{metric} cannot score {what} ({type(error).__name__}: {text})') from error
@@ -179,20 +208,21 @@ class ScoringModel(SRModel):
             raise UserError(f'{image!r} of {name}: no name for a file in the results; rename the image')
         if self.is_train:
             return folder / name / image / f'{image}_{current_iter}.png'
-        return folder / name / f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png'
+        return folder / name / f'{image}_{self.scoring.suffix or self.options.name}.png'
 
     def _write_scores(self, section: dict[str, Any], rows: list[dict], current_iter: int | str) -> None:
         name = section['name']
         stem = f'{name}_{current_iter}' if self.is_train else name
+        multiple = getattr(self.get_bare_model(self.net_g), 'size_multiple', None)
         protocol = {
-            'name': self.opt['name'],
+            'name': self.options.name,
             'dataset': name,
-            'scale': self.opt.get('scale', 1),
+            'scale': self.options.scale,
             'iteration': current_iter if self.is_train else None,
-            'checkpoint': None if self.is_train else self.opt['path'].get('pretrain_network_g'),
+            'checkpoint': None if self.is_train else self.options.path.pretrain_network_g,
             'bf16': self.val_compute.bf16,
             'tf32': self.val_compute.tf32,
             'network_g': self.opt['network_g'],
-            **describe(self.opt, section, getattr(self.get_bare_model(self.net_g), 'multiple', None)),
+            **describe(self.scoring.protocol, self.metrics, section.get('sigma'), multiple),
         }
         write_scores(Path(self.opt['path']['log'], 'scores', stem), protocol, rows, list(protocol['metrics']))

@@ -1,7 +1,8 @@
-"""Reading option files without executing anything, and changing them from the command line. `checks` checks them."""
+"""Reading option files without executing anything, and changing them from the command line."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import yaml
 
 from ramit_arch.errors import UserError, suggestion
-from ramit_arch.options import packaged
+from ramit_arch.options import ablations, packaged
 
 FLOAT_AS_TEXT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+')  # YAML 1.1 wants a dot: 1.0e-4
+KEEP_NULLS = ('pixel_opt', 'perceptual_opt', 'metrics')
 MAX_VALUES = 100_000  # aliases of aliases can grow without end
 
 
@@ -31,8 +33,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def load(file: str | Path) -> dict[str, Any]:
+def load(file: str | Path, testing: bool = False) -> dict[str, Any]:
     """Read an option file as plain data, on top of the file that its key `base` names, if any.
+
+    FILE::ROW is a row of an ablation file, which becomes the options of a training, or with `testing` of its test.
 
     `base` is a path relative to the file, or the name of a packaged option file. Sections are merged key by key, unless
     they name another `type` than the base's; any other value, a list too, replaces that of the base, and a null removes
@@ -41,7 +45,14 @@ def load(file: str | Path) -> dict[str, Any]:
     Raises:
         UserError: a file is missing, is not YAML, repeats a key, holds tags that would run code, or is its own base.
     """
-    return _load(Path(file), ())
+    path, separator, row = str(file).partition(ablations.SEPARATOR)
+    opt = _load(Path(path), ())
+    if 'ablations' not in opt and not separator:
+        return opt
+    if 'ablations' not in opt:
+        raise UserError(f'{path} has no rows; give the file alone, without {separator}{row}')
+    base = ablations.base_of(Path(path), opt, row, testing)
+    return ablations.apply(_load(base, ()), opt, row, testing)
 
 
 def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -52,15 +63,25 @@ def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f'{file}: base is {base!r}; it must be the path of an option file, relative to this one')
     above = (*above, file.resolve())
-    path = file.parent / Path(base).expanduser()
-    if not path.is_file():
-        try:
-            path = Path(packaged.find(base))
-        except UserError as error:
-            raise UserError(f'{file}: base {error}') from error
+    path = base_file(file, base)
     if path.resolve() in above:
         raise UserError(f'{file}: base {base}: a file cannot be its own base')
     return _merge(_load(path, above), opt)
+
+
+def base_file(file: Path, base: str) -> Path:
+    """The file that `base` names in an option file.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(os.path.normpath(file.parent / Path(base).expanduser()))
+    if path.is_file():
+        return path
+    try:
+        return Path(packaged.find(base))
+    except UserError as error:
+        raise UserError(f'{file}: base {error}') from error
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -78,14 +99,9 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_nulls(opt: dict[str, Any]) -> dict[str, Any]:
-    """Leave out keys without a value, so that they mean what a missing key means.
-
-    Sections of other projects' networks, data sets, losses and metrics stay: there a null may be an argument.
-    """
-    if opt.get('type') not in (None, 'RAMiT', 'PairedRestorationDataset', 'GaussianDenoisingDataset'):
-        return opt
+    """Leave out keys without a value: null means unset, but may be an argument of another project's loss or metric."""
     return {
-        key: without_nulls(value) if isinstance(value, dict) else value
+        key: without_nulls(value) if isinstance(value, dict) and key not in KEEP_NULLS else value
         for key, value in opt.items()
         if value is not None
     }

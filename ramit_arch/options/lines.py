@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
 
 from ramit_arch.errors import UserError, counted
-from ramit_arch.options.schema import Place, Problem
+from ramit_arch.options import ablations, base_file, read
+from ramit_arch.options.section import KeyPath, Problem
 
 MERGE = 'tag:yaml.org,2002:merge'  # <<, which takes the keys of another section
 
@@ -29,31 +29,41 @@ def refuse(problems: Iterable[Problem], file: str, assignments: list[str]) -> No
     if not found:
         return
     try:
-        lines = find_lines(Path(file), assignments)
+        lines = find_lines(file, assignments)
     except RecursionError:  # a section that is merged into itself
         lines = {(): file}
     told = [f'{place}: {text}' for place, text in sorted(_told(found, lines), key=lambda told: _order(told[0]))]
     raise UserError('\n'.join(told if len(told) == 1 else [counted(len(told), 'problem'), *told]))
 
 
-def find_lines(file: Path, assignments: Iterable[str] = ()) -> dict[Place, str]:
-    """`file:line` of every value of an option file that can be loaded, and of its bases; of the file itself at ()."""
+def find_lines(name: str | Path, assignments: Iterable[str] = ()) -> dict[KeyPath, str]:
+    """`file:line` of every value of an option file that can be loaded, and of its bases; of the file itself at ().
+
+    Of a row of an ablation file all is in the base but what the row changes.
+    """
+    path, _, row = str(name).partition(ablations.SEPARATOR)
+    file = Path(path)
     root = yaml.compose(file.read_text(encoding='utf-8'), yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
-    lines: dict[Place, str] = {}
+    lines: dict[KeyPath, str] = {}
     base = next((value.value for key, value in root.value if key.value == 'base'), '~')
     if base not in ('', '~', 'null'):
-        lines = find_lines(Path(os.path.normpath(file.parent / Path(base).expanduser())))
+        lines = find_lines(base_file(file, base))
     lines[()] = str(file)
     _walk(root, (), str(file), lines)
+    if row:
+        content = read(file)
+        at = ('ablations', ablations.rows(content)[row][1])
+        changed = {key[len(at) :]: line for key, line in lines.items() if key[: len(at)] == at}
+        lines = {**find_lines(ablations.base_of(file, content, row, testing=False)), **changed}
     for assignment in assignments:
-        place: Place = tuple(assignment.partition('=')[0].strip().split(':'))
+        place: KeyPath = tuple(assignment.partition('=')[0].strip().split(':'))
         lines = {p: line for p, line in lines.items() if p[: len(place)] != place}
         lines[place] = f'--force_yml {assignment}'
     return lines
 
 
-def _walk(node: yaml.Node, place: Place, file: str, lines: dict[Place, str]) -> None:
+def _walk(node: yaml.Node, place: KeyPath, file: str, lines: dict[KeyPath, str]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in sorted(node.value, key=lambda pair: pair[0].tag != MERGE):  # what is merged comes first
             if key.tag == MERGE:
@@ -68,11 +78,10 @@ def _walk(node: yaml.Node, place: Place, file: str, lines: dict[Place, str]) -> 
             _walk(value, (*place, i), file, lines)
 
 
-def _told(problems: list[Problem], lines: dict[Place, str]) -> Iterator[tuple[str, str]]:
+def _told(problems: list[Problem], lines: dict[KeyPath, str]) -> Iterator[tuple[str, str]]:
     """Each with the line of its place, or for what is missing of the section that lacks it."""
-    for problem in problems:
-        place = problem.place
-        yield next(lines[place[:i]] for i in range(len(place), -1, -1) if place[:i] in lines), problem.text
+    for path, text in problems:
+        yield next(lines[path[:i]] for i in range(len(path), -1, -1) if path[:i] in lines), text
 
 
 def _order(line: str) -> tuple[str, int]:

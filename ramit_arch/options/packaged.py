@@ -16,18 +16,19 @@ def files() -> dict[str, Path]:
 
 
 def find(name: str) -> str:
-    """Path of an option file: `name` itself, or else the packaged file of this name.
+    """Path of an option file: `name` itself, or else the packaged file of this name; ::ROW at its end stays.
 
     Raises:
         UserError: there is neither.
     """
+    name, separator, row = name.partition('::')
     if Path(name).exists():
-        return name
+        return name + separator + row
     packaged = files()
     bare = Path(name).name.removesuffix('.yml')
     if bare in packaged and Path(name).parent == Path():
-        return str(packaged[bare])
-    near = f' (did you mean -opt {bare}, the packaged one?)' if bare in packaged else suggestion(bare, packaged, 0.8)
+        return str(packaged[bare]) + separator + row
+    near = f' (did you mean {bare}, the packaged one?)' if bare in packaged else suggestion(bare, packaged, 0.8)
     raise UserError(f'{name}: no such file{near}; basicsr options lists the option files that come with the package')
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ramit_arch.data.pixels import in_color
+from ramit_arch.data.pixels import convert_color
 from ramit_arch.data.stores import Store, backend_of, open_store
 from ramit_arch.errors import UserError
 from ramit_arch.preparation.workers import Progress, cores, in_processes
@@ -80,7 +80,7 @@ def statistics(roots: list[Path], color: str, workers: int) -> Statistics:
 
 def _moments(task: tuple[str, str, str]) -> Moments:
     root, name, color = task
-    image = in_color(_store(root).pixels(name), color)
+    image = convert_color(_store(root).pixels(name), color)
     mean, std = cv2.meanStdDev(image)
     top = np.iinfo(image.dtype).max
     return Moments(image.shape[0] * image.shape[1], mean[::-1, 0] / top, std[::-1, 0] / top)

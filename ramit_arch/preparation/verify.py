@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ramit_arch.data.pixels import decode, in_color
+from ramit_arch.data.pixels import convert_color, decode
 from ramit_arch.data.stores import EncodedStore, LmdbStore, Store, backend_of, open_store
 from ramit_arch.errors import UserError, counted
 from ramit_arch.evaluation.text import aligned
@@ -129,7 +129,9 @@ def _groups(root: Path, only: list[str] | None) -> Iterator[Group]:
         elif only:
             raise UserError(f'{root}: {part.to} is not there; make it by `basicsr prepare`')
     if not count:
-        raise UserError(f'{root}: no data set of the paper is there; `basicsr prepare` lists and makes them')
+        raise UserError(
+            f'{root}: no dataset of the paper is there (basicsr prepare lists them); your own need --gt, --lq, --scale'
+        )
 
 
 def _places(root: Path, part: Part) -> Iterator[Place]:
@@ -266,7 +268,7 @@ def _misfit(clean: np.ndarray, low: np.ndarray, place: Place, piece: bool) -> st
 
 def _thumbnail(image: np.ndarray) -> np.ndarray | None:
     """(256,) float32 grey levels, the same for a gray and a colour file of one picture; None where all is flat."""
-    gray = in_color(np.ascontiguousarray(image), 'gray').astype(np.float32) / np.float32(
+    gray = convert_color(np.ascontiguousarray(image), 'gray').astype(np.float32) / np.float32(
         np.iinfo(image.dtype).max / 255
     )
     thumb = cv2.resize(gray, (THUMB, THUMB), interpolation=cv2.INTER_AREA).ravel()

@@ -1,0 +1,204 @@
+"""The option reference (docs/options.md) and the JSON Schema for editors, from the classes and signatures.
+
+python -m ramit_arch.cli.reference docs
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from ramit_arch.archs.arguments import signature, words
+from ramit_arch.archs.ramit_arch import RAMiT
+from ramit_arch.data.gaussian_denoising_dataset import GaussianDenoisingDataset
+from ramit_arch.data.paired_restoration_dataset import PairedRestorationDataset
+from ramit_arch.data.restoration_dataset import RestorationOptions, RootOptions
+from ramit_arch.models import options as model
+from ramit_arch.options import basicsr
+from ramit_arch.options.section import Section, section_in
+
+MARKDOWN, JSON = 'options.md', 'options.schema.json'
+DATASETS = {kind.__name__: kind.section for kind in (PairedRestorationDataset, GaussianDenoisingDataset)}
+NETWORKS = {kind.__name__: kind for kind in (RAMiT,)}
+HEAD = """# Options
+
+Generated from the code that reads the options by `make reference`; a test keeps it current.
+
+All keys of an option file with `model_type: RAMiTModel`, those of BasicSR that it reads among them. null means unset.
+`basicsr check -opt FILE` reports all errors in a file with their lines, and what its run would be. Of files for other
+models, only what BasicSR's own loop and datasets read is checked, and our datasets and networks where they are used.
+
+`base: FILE` at the top names a file, relative to this one, or a packaged one (`basicsr options` lists them). Sections
+are merged key by key; a list, a plain value or a section of another `type` replaces the base's, and null removes it.
+
+Editors that know JSON Schema complete and check these files by `docs/options.schema.json`. For YAML in VS Code, with
+the extension of Red Hat, in `settings.json`:
+
+    "yaml.schemas": {"docs/options.schema.json": "options/**/*.yml"}
+
+They do not follow `base`: there a file is checked in full if it repeats `model_type`, and the `type` of its network
+and datasets.
+"""
+CHAPTERS: list[tuple[str, type[Section]]] = [
+    ('`path`', model.Paths), ('`train`', model.Training), ('`val`', model.Validation), ('`logger`', model.Logging),
+]  # fmt: skip
+
+
+def markdown() -> str:
+    """The reference, a table for each section."""
+    parts = [HEAD, _table('## At the top', _rows(model.TrainFile))]
+    parts.append(_table('## `datasets`: `train`, `val`, `test_1` and so on', _rows(RestorationOptions)))
+    for name, kind in DATASETS.items():
+        text = ' '.join((kind.__doc__ or '').split())
+        parts.append(_table(f'### `type: {name}`', _rows(kind, skip=set(RestorationOptions.model_fields)), text))
+    for name, network in NETWORKS.items():
+        parts.append(_table(f'## `network_g` with `type: {name}`', _argument_rows(network)))
+    parts += [_table(f'## {title}', _rows(kind)) for title, kind in CHAPTERS]
+    return '\n'.join(parts)
+
+
+def _table(title: str, rows: Iterator[str], text: str = '') -> str:
+    head = ['| key | value | default | meaning |', '|---|---|---|---|']
+    return '\n'.join([title, '', *([text, ''] if text else []), *head, *rows, ''])
+
+
+def _row(key: str, accepted: str, default: str, meaning: str | None) -> str:
+    text = ' '.join((meaning or '').split())
+    return f'| `{key}` | {accepted} | {default} | {text} |'.replace("'|'", "'\\|'")
+
+
+def _rows(kind: type[Section], prefix: str = '', skip: set[str] | None = None) -> Iterator[str]:
+    """A row for every key of a section, and of the sections in it that have no chapter."""
+    chapters = [chapter for _, chapter in CHAPTERS]
+    for key, field in kind.model_fields.items():
+        if field.exclude or key in (skip or ()):
+            continue
+        inner = section_in(field.annotation)
+        default = 'needed' if field.is_required() else _default(field.default)
+        accepted = _code(words(field.annotation, field.metadata))
+        yield _row(f'{prefix}{key}', accepted, default, field.description)
+        if inner is not None and inner not in chapters and not issubclass(inner, RootOptions):
+            step = '.NAME' if 'dict[' in str(field.annotation) else '[]' if 'list[' in str(field.annotation) else ''
+            yield from _rows(inner, f'{prefix}{key}{step}.')
+
+
+def _argument_rows(network: type) -> Iterator[str]:
+    described = describe_arguments(network)
+    for name, parameter in inspect.signature(network).parameters.items():
+        accepted = _code(words(signature(network).hints[name]))
+        yield _row(name, accepted, _default(parameter.default), described[name])
+
+
+def describe_arguments(function: Any) -> dict[str, str]:
+    """The descriptions in the `Args:` of a docstring."""
+    text = (inspect.getdoc(function) or '').partition('Args:\n')[2].partition('\n\n')[0]
+    found = re.findall(r'^ {4}(\w[\w, ]*): (.+(?:\n {8}.+)*)', text, re.MULTILINE)
+    return {name: ' '.join(meaning.split()) for names, meaning in found for name in names.split(', ')}
+
+
+def _code(accepted: str) -> str:
+    return re.sub(r"'([\w.{}]+)'", r'`\1`', accepted)
+
+
+def _default(value: Any) -> str:
+    if value is None or isinstance(value, Section):
+        return ''
+    return f'`{value if isinstance(value, str) else json.dumps(value)}`'
+
+
+# --------------------------------------------------------------------------------------------------------- JSON Schema
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON Schema of option files (draft 7). A file may have a `base`, so that nothing is required."""
+    files: list[type[Section]] = [basicsr.TrainFile, model.TrainFile]
+    kinds: list[type[Section]] = [*files, basicsr.DatasetOptions, *DATASETS.values()]
+    definitions = models_json_schema([(kind, 'validation') for kind in kinds])[1]['$defs']
+    for name, network in NETWORKS.items():
+        definitions[name] = network_schema(network)
+    for definition in definitions.values():
+        definition.pop('required', None)
+        properties = definition['properties']
+        definition['properties'] = {key: _property(value) for key, value in properties.items() if key != 'phase'}
+    for kind in kinds[2:]:
+        del definitions[kind.__name__]['properties']['scale']
+    for kind in files:
+        properties = definitions[_name(kind)]['properties']
+        properties['base'] = {'type': 'string', 'description': 'An option file on which this one is based.'}
+        properties['network_g'] = _or_null(_by_type({name: _ref(name) for name in NETWORKS}, {}))
+        one = _by_type({name: _ref(kind.__name__) for name, kind in DATASETS.items()}, _ref('DatasetOptions'))
+        properties['datasets'] = _or_null({'additionalProperties': _or_null(one)})
+    return {
+        '$schema': 'http://json-schema.org/draft-07/schema#',
+        'title': 'Option file of RAMiT for BasicSR',
+        'type': 'object',
+        **_choose('model_type', 'RAMiTModel', _ref(_name(model.TrainFile)), _ref(_name(basicsr.TrainFile))),
+        '$defs': definitions,
+    }
+
+
+def network_schema(network: type) -> dict[str, Any]:
+    """A network's arguments as a section."""
+    described, hints = describe_arguments(network), signature(network).hints
+    properties = {}
+    for name, parameter in inspect.signature(network).parameters.items():
+        rule = TypeAdapter(hints[name]).json_schema()
+        default = json.loads(json.dumps(parameter.default))
+        properties[name] = {**rule, 'description': described[name], 'default': default}
+    return {'type': 'object', 'additionalProperties': False, 'properties': {'type': {'type': 'string'}, **properties}}
+
+
+def _name(kind: type[Section]) -> str:
+    """Of two classes with one name, pydantic writes the module too."""
+    return f'{kind.__module__}__{kind.__name__}'.replace('.', '__')
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {'$ref': f'#/$defs/{name}'}
+
+
+def _choose(key: str, value: str, then: Any, otherwise: Any) -> dict[str, Any]:
+    return {'if': {'properties': {key: {'const': value}}, 'required': [key]}, 'then': then, 'else': otherwise}
+
+
+def _by_type(kinds: dict[str, Any], otherwise: dict[str, Any]) -> dict[str, Any]:
+    for name, kind in kinds.items():
+        otherwise = _choose('type', name, kind, otherwise)
+    return otherwise
+
+
+def _or_null(section: dict[str, Any]) -> dict[str, Any]:
+    """A section or null. Of an anyOf, editors would say no more than that none fits."""
+    return {'if': {'type': 'object'}, 'then': section, 'else': {'type': 'null'}}
+
+
+def _property(value: dict[str, Any]) -> dict[str, Any]:
+    """Without a title, which only repeats the key, and with null, which means unset."""
+    told = {'description': ' '.join(value['description'].split())} if 'description' in value else {}
+    told |= {'default': value['default']} if value.get('default') is not None else {}
+    rule = {key: part for key, part in value.items() if key not in ('title', 'description', 'default')}
+    choices = [part for part in rule.get('anyOf', [rule]) if part != {'type': 'null'}]
+    [*others, last] = choices
+    if not others and '$ref' in last:
+        return {**told, **_or_null(last)}
+    if not others and isinstance(last.get('type'), str) and 'enum' not in last and 'const' not in last:
+        return {**told, **last, 'type': [last['type'], 'null']}
+    return {**told, 'anyOf': [*choices, {'type': 'null'}]}
+
+
+def main(folder: Path) -> None:
+    """Write both files."""
+    (folder / MARKDOWN).write_text(markdown(), encoding='utf-8')
+    (folder / JSON).write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]))

@@ -1,0 +1,61 @@
+"""Rows of an ablation file such as options/ablations.yml: a variant of RAMiT for one task, FILE::RAMiT_TASK_VARIANT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ramit_arch.errors import UserError, suggestion
+
+SEPARATOR = '::'
+OWN_KEYS = ('source', 'tasks')
+
+
+def rows(content: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Name of each row, with its task, its variant, and the variant's section."""
+    return {
+        f'RAMiT_{task}_{variant}': (task, variant, section)
+        for variant, section in content['ablations'].items()
+        for task in section['tasks']
+    }
+
+
+def listing(content: dict[str, Any]) -> str:
+    """The rows, a line each."""
+    found = rows(content)
+    width = max(map(len, found))
+    return '\n'.join(f'{name:<{width}}  {section["source"]}' for name, (_, _, section) in found.items())
+
+
+def base_of(file: Path, content: dict[str, Any], name: str, testing: bool) -> Path:
+    """The option file of which a row is a variant.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    found = rows(content)
+    if not name:
+        raise UserError(f'{file}{SEPARATOR}ROW runs one of its rows:\n{listing(content)}')
+    if name not in found:
+        raise UserError(f'{file}: no row {name}{suggestion(name, found)}; basicsr options {file} lists them')
+    return file.with_name(f'{"test" if testing else "train"}_RAMiT_{found[name][0]}.yml')
+
+
+def apply(opt: dict[str, Any], content: dict[str, Any], name: str, testing: bool) -> dict[str, Any]:
+    """The options of a row.
+
+    Args:
+        opt: those of its base.
+        content: the ablation file.
+        name: the row.
+        testing: whether the options are for a test, of the row's own network.
+    """
+    task, variant, section = rows(content)[name]
+    network = {**opt['network_g'], **section.get('network_g', {})}  # also where the type is another
+    changes = {key: value for key, value in section.items() if key not in (*OWN_KEYS, 'network_g')}
+    result = {**opt, **changes, 'name': name}
+    result['network_g'] = {key: value for key, value in network.items() if value is not None}
+    source = name if testing else f'RAMiT_SRx2_{variant}' if task in ('SRx3', 'SRx4') else None
+    if source and (testing or source in rows(content)):
+        result['path'] = {**opt['path'], 'pretrain_network_g': f'experiments/{source}/models/net_g_latest.pth'}
+    return result
