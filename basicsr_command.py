@@ -25,8 +25,8 @@ if multiprocessing.current_process().name != 'MainProcess':
     if 'BASICSR_DEFERS_SIGNALS' in os.environ:  # the signals are for the training process; importing takes seconds
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A spawned worker of a data loader (macOS) starts by importing this module; it needs BasicSR importable, and the
-    # user's own classes registered, before it unpickles its dataset.
+    # A spawned worker of a data loader (macOS) imports this module first; it needs BasicSR, and the user's classes
+    # registered, before it unpickles its dataset.
     importlib.import_module('ramit_arch')
     importlib.import_module('ramit_arch.cli.user_code').load_inherited()
 
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     options = _add_verb(
         verbs, 'options', 'print an option file with its bases merged; without FILE, list the packaged ones'
     )
-    check = _add_verb(verbs, 'check', 'look for mistakes in an option file and its data; say what the run would be')
+    check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
     _add_data_verbs(verbs)
     for verb in (train, test, compare, check):
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument('opt', nargs='?', default=argparse.SUPPRESS, metavar='FILE', help='the same')
     for verb in (train, test):
         verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
-        verb.add_argument('--auto_resume', action='store_true', help='go on from the newest state of this experiment')
+        verb.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
         verb.add_argument('--debug', action='store_true', help='validate and save every 8 iterations, log every one')
         verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     for verb in (test, compare):
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
             nargs='+',
             action='extend',
             metavar='NAME',
-            help='run these data sets of the file alone; earlier results of its name are archived as ever',
+            help='run only these datasets; earlier results of its name are archived',
         )
     table.add_argument('results', nargs='+', metavar='PATH', help='folders of results, or score files (JSON)')
     table.add_argument(
@@ -110,9 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     table.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
     complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
-    complexity.add_argument('--counts', action='store_true', help='count only; do not run the networks')
+    complexity.add_argument('--counts', action='store_true', help='count only, without running the networks')
     complexity.add_argument(
-        '--repeats', type=_positive, default=3, metavar='N', help='timed runs a network (default: 3)'
+        '--repeats', type=_positive, default=3, metavar='N', help='timed runs per network (default: 3)'
     )
     complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
     check.set_defaults(launcher='none', auto_resume=False, debug=False)
@@ -136,23 +136,21 @@ def build_parser() -> argparse.ArgumentParser:
             help='register your own networks, datasets, losses or models: Python files, folders, or modules',
         )
     for verb in verbs.choices.values():
-        verb.add_argument('--traceback', action='store_true', help='show the whole traceback of an error')
+        verb.add_argument('--traceback', action='store_true', help='show the traceback of an error')
     return parser
 
 
 def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
     prepare = _add_verb(
-        verbs, 'prepare', 'make LMDBs and test folders of an unpacked archive; alone: list the data sets'
+        verbs, 'prepare', 'convert an unpacked archive to LMDBs and test folders; without NAME, list the datasets'
     )
-    verify = _add_verb(verbs, 'verify', 'check prepared data: counts, pairs, files, duplicates, leaks, checksums')
-    statistics = _add_verb(verbs, 'statistics', 'mean and standard deviation of the channels, as option-file lines')
+    verify = _add_verb(verbs, 'verify', 'check prepared data: counts, pairs, damage, duplicates, leaks, checksums')
+    statistics = _add_verb(verbs, 'statistics', 'mean and standard deviation of the channels, for an option file')
 
-    prepare.add_argument('names', nargs='*', metavar='NAME', help='data sets, or own for images of yours')
-    prepare.add_argument('--from', dest='source', metavar='DIR', help='the unpacked archive, or a folder it lies in')
-    prepare.add_argument(
-        '--to', dest='target', metavar='DIR', help='where the stores go; datasets for the option files'
-    )
-    prepare.add_argument('--lq', metavar='DIR', help='own: the low-quality partners')
+    prepare.add_argument('names', nargs='*', metavar='NAME', help='datasets, or own for your own images')
+    prepare.add_argument('--from', dest='source', metavar='DIR', help='the unpacked archive, or a folder above it')
+    prepare.add_argument('--to', dest='target', metavar='DIR', help='where to write; the option files expect datasets')
+    prepare.add_argument('--lq', metavar='DIR', help='own: the LQ images')
     prepare.add_argument(
         '--scale',
         nargs='+',
@@ -160,38 +158,40 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
         type=int,
         choices=[2, 3, 4],
         metavar='N',
-        help='make the LR images of these scales alone',
+        help='make only the LR images of these scales',
     )
     prepare.add_argument(
         '--format',
         nargs='+',
         action='extend',
         choices=['lmdb', 'raw', 'png'],
-        help='what to make: LMDB (training sets by default), raw store without encoding, folder (test sets by default)',
+        help='LMDB (default for training sets), raw store without encoding, PNG folder (default for test sets)',
     )
     prepare.add_argument(
         '--subimages',
         nargs=3,
         type=int,
         metavar=('SIZE', 'STEP', 'THRESHOLD'),
-        help="cut all images alike, in HQ pixels; BasicSR's crop_size, step and thresh_size",
+        help="cut images into sub-images, in ground truth pixels; BasicSR's crop_size, step and thresh_size",
     )
-    prepare.add_argument('--convert', action='store_true', help='accept 16 bits, palettes, alpha and CMYK as 8-bit')
-    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than the paper had')
-    prepare.add_argument('--dry_run', action='store_true', help='check everything, tell the size, write nothing')
-    verify.add_argument('root', nargs='?', metavar='DIR', help='where `prepare` wrote the data sets')
+    prepare.add_argument('--convert', action='store_true', help='convert 16-bit, palette, alpha and CMYK images')
+    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than the paper has')
+    prepare.add_argument('--dry_run', action='store_true', help='report what would be written, write nothing')
+    verify.add_argument('root', nargs='?', metavar='DIR', help='where `prepare` wrote the datasets')
     verify.add_argument(
-        '--only', nargs='+', action='extend', metavar='NAME', help='these data sets alone; they must be there'
+        '--only', nargs='+', action='extend', metavar='NAME', help='only these datasets, which must exist'
     )
-    verify.add_argument('--gt', metavar='PATH', help='instead of DIR: clean images, a folder, LMDB or raw store')
-    verify.add_argument('--lq', metavar='PATH', help='with --gt: their low-quality partners')
+    verify.add_argument('--gt', metavar='PATH', help='instead of DIR: ground truth images, a folder, LMDB or raw store')
+    verify.add_argument('--lq', metavar='PATH', help='with --gt: their LQ images')
     verify.add_argument('--scale', type=_positive, metavar='N', help='with --lq: GT size / LQ size (default: 1)')
-    verify.add_argument('--any_count', action='store_true', help='accept sub-images and parts of a data set')
-    verify.add_argument('--renew', action='store_true', help='write the checksums anew instead of comparing')
-    statistics.add_argument('roots', nargs='+', metavar='PATH', help='folders, LMDBs or raw stores, taken as one set')
+    verify.add_argument('--any_count', action='store_true', help='accept sub-images and parts of a dataset')
+    verify.add_argument('--renew', action='store_true', help='regenerate the checksums')
+    statistics.add_argument('roots', nargs='+', metavar='PATH', help='folders, LMDBs or raw stores, as one dataset')
     statistics.add_argument('--color', choices=['rgb', 'gray'], default='rgb', help='default: rgb')
     for verb in (prepare, verify, statistics):
-        verb.add_argument('--workers', type=_positive, metavar='N', help='images at once (default: all cores)')
+        verb.add_argument(
+            '--workers', type=_positive, metavar='N', help='images processed at once (default: all cores)'
+        )
 
 
 def _positive(text: str) -> int:

@@ -39,7 +39,7 @@ def batches(dataset: Dataset, count: int, images: int, batch: int = BATCH) -> Ca
 
 
 class Zeros(Dataset):
-    """Items of the same size made of nothing: what is left is DataLoader's own work, the ceiling for any data set."""
+    """Items of the same size made of nothing: what is left is DataLoader's own work, the ceiling for any dataset."""
 
     def __init__(self, patch: int, scale: int) -> None:
         self.patch, self.scale = patch, scale
@@ -70,9 +70,9 @@ def measure(
         'ours, PNG files': batches(PairedRestorationDataset(opt('', 'disk', **template)), *few),
         'ours, LMDB': batches(PairedRestorationDataset(opt('.lmdb', 'lmdb')), *few),
         'ours, raw store': batches(PairedRestorationDataset(opt('.raw', 'raw')), *many),
-        'zeros, no data set': batches(Zeros(patch, scale), *many),
+        'zeros, no dataset': batches(Zeros(patch, scale), *many),
     })  # fmt: skip
-    for name in ('ours, raw store', 'zeros, no data set'):
+    for name in ('ours, raw store', 'zeros, no dataset'):
         timings[name] = Timing(tuple(seconds * FEW / MANY for seconds in timings[name].seconds))
     report.timings(f'{title}, {FEW} items', timings, 'BasicSR, PNG files', ('items/s', FEW))
     return timings

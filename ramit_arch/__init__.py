@@ -1,4 +1,4 @@
-"""RAMiT for BasicSR. Importing this package makes BasicSR importable and registers the network, the data sets and the
+"""RAMiT for BasicSR. Importing this package makes BasicSR importable and registers the network, the datasets and the
 model with it."""
 
 from importlib.metadata import version

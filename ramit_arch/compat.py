@@ -109,7 +109,7 @@ def mkdir_and_rename(path: str) -> None:
 def repair_resume() -> None:
     """BasicSR's `load_resume_state` asks for the current CUDA device, so that a CPU-only machine cannot resume, and
     with `--auto_resume` takes the newest state even where a crash left it broken. Ours also tells the loader where to
-    go on."""
+    resume."""
     import basicsr.train
 
     from ramit_arch.models.states import load_resume_state

@@ -21,7 +21,7 @@ from ramit_arch.data.paired_restoration_dataset import PairedRestorationOptions
 from ramit_arch.errors import UserError
 from ramit_arch.models import options as model
 from ramit_arch.options import override
-from ramit_arch.options.lines import find_lines, refuse
+from ramit_arch.options.lines import find_lines, raise_problems
 from ramit_arch.options.section import Problem, Section, dotted, section_in, validate
 
 FOREIGN = {  # a GAN of BasicSR's, with the habits of its users: !!float counts, nulls, keys of its own
@@ -392,7 +392,7 @@ def test_lines_are_those_of_the_file_that_says_it(tmp_path: Path) -> None:
     assert lines[('train', 'warmup_iter')] == f'{top}:4'
     assert lines[('name',)] == '--force_yml name=b'
     with pytest.raises(UserError, match=r'base\.yml:4: wrong'):
-        refuse([Problem(('train', 'ema_decay', 'deeper'), 'wrong')], str(top), [])
+        raise_problems([Problem(('train', 'ema_decay', 'deeper'), 'wrong')], str(top), [])
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ MISTAKES = [
     (('num_gpu',), None, 'wrong.yml: num_gpu is missing'),
     (('logger',), None, 'wrong.yml: logger is missing'),
     (('path', 'pretrain_network_g'), 'gone.pth', 'path.pretrain_network_g is gone.pth, which does not exist'),
-    # What the data set, the model and the metrics would find after BasicSR has moved the earlier experiment.
+    # What the dataset, the model and the metrics would find after BasicSR has moved the earlier experiment.
     (
         ('datasets', 'train', 'use_hflp'),
         True,
@@ -364,7 +364,7 @@ def test_a_missing_name_is_told_with_flags_that_need_it(flag: str, trained: Path
             'wrong.yml: more than 100,000 values with its aliases; refused',
         ),
         ('name: a\n? [b, c]\n: d\n', 'wrong.yml:2: not plain YAML: a key must be a word'),
-        ('name: a\nname: b\n', 'wrong.yml:2: not plain YAML: the key name stands twice'),
+        ('name: a\nname: b\n', 'wrong.yml:2: not plain YAML: the key name is repeated'),
         ('name: [1, 2\nscale: 3\n', 'wrong.yml:2: not plain YAML'),
         ('name: !!python/object/apply:os.mkdir [experiments]\n', 'wrong.yml:1: not plain YAML'),
     ],

@@ -1,4 +1,4 @@
-"""The paired data set: folders, LMDBs, bit depths, crops, and the pairs that do not fit."""
+"""The paired dataset: folders, LMDBs, bit depths, crops, and the pairs that do not fit."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from ramit_arch.preparation.plan import Cut
 PARTS = [(entry, part) for entry in data_sets() for part in entry.parts]
 
 
-# ------------------------------------------------------------------------------------ the paper's data sets
+# ------------------------------------------------------------------------------------ the paper's datasets
 
 
 def test_counts_are_the_papers() -> None:

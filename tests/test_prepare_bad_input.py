@@ -118,7 +118,7 @@ def test_pairs_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
     assert '2 problems' in text
     assert '9x9, which does not fit' in text
     (lq / '2.png').unlink()
-    assert f'{gt}/2.png: no low-quality partner' in refused('own', '--from', gt, '--lq', lq, cwd=tmp_path)
+    assert f'{gt}/2.png: no LQ image for it' in refused('own', '--from', gt, '--lq', lq, cwd=tmp_path)
 
 
 def test_partners_may_differ_in_case_and_suffix(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_dry_run_tells_of_a_store_that_is_in_the_way(photographs: Path, tmp_pa
     (tmp_path / 'data/HQ.lmdb').mkdir(parents=True)
     code, text = run('own', '--from', 'photographs', '--to', 'data', '--dry_run', cwd=tmp_path)
     assert code == 1
-    assert 'HQ.lmdb: is there already, but not of these files' in text
+    assert 'HQ.lmdb: exists already, but not of these files' in text
 
 
 def test_repeated_options_add_up(photographs: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_paths_that_are_files(photographs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'word'),
     [
-        (['--from', 'photographs'], 'which data set?'),
+        (['--from', 'photographs'], 'no dataset given'),
         (['Set5'], '--from is missing'),
         (['Set5', '--from', 'photographs'], '--to is missing'),
         (['Rain100H', '--from', 'photographs', '--to', 'data', '--scale', '2'], 'has no low-resolution images'),

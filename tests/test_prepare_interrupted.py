@@ -28,11 +28,11 @@ def test_a_second_run_does_nothing_and_other_options_are_not_ignored(photographs
     before = (tmp_path / 'data/HQ.lmdb/data.mdb').stat().st_mtime_ns
     code, text = run(*own, cwd=tmp_path)
     assert code == 0
-    assert 'HQ.lmdb: is there already' in text
+    assert 'HQ.lmdb: exists already' in text
     assert (tmp_path / 'data/HQ.lmdb/data.mdb').stat().st_mtime_ns == before
     code, text = run(*own, '--subimages', 16, 16, 0, cwd=tmp_path)
     assert code == 1
-    assert 'HQ.lmdb: is there already, but not of these files with these options; remove it' in text
+    assert 'HQ.lmdb: exists already, but not of these files with these options; remove it' in text
     (photographs / '5.png').unlink()
     assert run(*own, cwd=tmp_path)[0] == 1
 
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_up_says_so_and_the_next_run_goes_on(
     monkeypatch.setattr(plan, '_free', lambda target: 2**40)
     code, text = run(*own, cwd=tmp_path)
     assert code == 1
-    assert 'the disk is full; make room and run the same command again' in text
+    assert 'the disk is full; free space and run the same command again' in text
     targets = {format_: disk / 'data' / f'HQ{writers.WRITERS[format_].suffix}' for format_ in formats}
     assert not any(target.exists() for target in targets.values())
     subprocess.run(['mount', '-o', 'remount,size=16m', disk], check=True)

@@ -54,7 +54,7 @@ def test_pairs_are_aligned(made: Path) -> None:
 def test_second_run_does_nothing(made: Path) -> None:
     store = made / 'datasets' / 'quickstart' / 'train' / 'HR.lmdb' / 'data.mdb'
     before = store.stat().st_mtime_ns
-    assert 'there already' in prepare(made).stdout
+    assert 'exists already' in prepare(made).stdout
     assert store.stat().st_mtime_ns == before
     assert not [path for path in (made / 'datasets').rglob('.*') if path.name != '.job']
     assert not list((made / 'datasets').rglob('half.png'))

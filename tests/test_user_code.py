@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 from helpers import (
     call_basicsr,
     make_model,
@@ -32,17 +33,20 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 @ARCH_REGISTRY.register()
 class Mine(torch.nn.Module):
-    def __init__(self, upscale=2, fail=False):
+    reconstruction_head = 'tail'
+
+    def __init__(self, upscale: int = 2, fail: bool = False):
         super().__init__()
         self.fail = fail
-        self.conv = torch.nn.Conv2d(3, 3 * upscale**2, 3, padding=1)
+        self.body = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.tail = torch.nn.Conv2d(4, 3 * upscale**2, 3, padding=1)
         self.shuffle = torch.nn.PixelShuffle(upscale)
 
     def forward(self, x):
         assert x.shape[-1] % 4 == x.shape[-2] % 4 == 0, 'multiples of 4'
         if self.fail:
-            x = x @ x[..., :1, :1]  # line 16
-        return self.shuffle(self.conv(x))
+            x = x @ x[..., :1, :1]  # line 19
+        return self.shuffle(self.tail(self.body(x)))
 """
 
 DATASET = """
@@ -59,8 +63,14 @@ class MyPairs(PairedRestorationDataset):
 
 
 @pytest.fixture
-def mine(pairs: tuple[Path, Path], tmp_path: Path) -> Path:
+def mine(pairs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a network, a dataset, and an option file that trains them; images of odd sizes."""
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setenv(user_code.VARIABLE, '')
+    for name in ('my_arch', 'my_dataset'):  # of an earlier test in this process
+        sys.modules.pop(name, None)
+    ARCH_REGISTRY._obj_map.pop('Mine', None)
+    DATASET_REGISTRY._obj_map.pop('MyPairs', None)
     (tmp_path / 'my_arch.py').write_text(NETWORK)
     (tmp_path / 'my_dataset.py').write_text(DATASET)
     opt = tiny_options(*pairs)
@@ -97,6 +107,28 @@ def test_a_network_and_a_dataset_of_ones_own_are_trained_by_two_processes_tested
     assert (mine / 'results' / 'tiny' / 'comparison_tiny_val.png').is_file()
 
 
+def test_it_has_a_warm_start_of_its_own_head(mine: Path) -> None:
+    flags = ['--import', str(mine / 'my_arch.py'), '--force_yml', 'datasets:train:type=PairedRestorationDataset',
+             'datasets:train:num_worker_per_gpu=0', 'datasets:train:persistent_workers=false']  # fmt: skip
+    assert call_basicsr('train', '-opt', 'train.yml', *flags, cwd=mine).returncode == 0
+    checkpoint = mine / 'experiments' / 'tiny' / 'models' / 'net_g_4.pth'
+    flags += ['name=warm', 'train:warm_start={iter: 2}', f'path:pretrain_network_g={checkpoint}']
+    result = call_basicsr('train', '-opt', 'train.yml', *flags, 'train:scheduler:milestones=[1]', cwd=mine)
+    assert result.returncode == 0, result.stderr
+    first, last = (
+        torch.load(mine / 'experiments' / 'warm' / 'models' / f'net_g_{n}.pth', weights_only=True) for n in (2, 4)
+    )
+    trained = torch.load(checkpoint, weights_only=True)['params']
+    assert torch.equal(first['params']['body.weight'], trained['body.weight'])  # the head alone was trained
+    assert not torch.equal(last['params']['body.weight'], trained['body.weight'])
+
+
+def test_a_wrong_argument_is_refused_by_its_annotation(mine: Path) -> None:
+    flags = ['--import', str(mine / 'my_arch.py'), '--force_yml', 'network_g:upscale=two']
+    text = call_basicsr('check', '-opt', 'train.yml', *flags, cwd=mine).stderr
+    assert "network_g.upscale is 'two'; it must be an integer" in text
+
+
 def test_spawned_workers_import_it_too(mine: Path) -> None:
     (mine / 'spawn.py').write_text(
         'import multiprocessing, sys\nfrom basicsr_command import main\n'
@@ -110,7 +142,7 @@ def test_spawned_workers_import_it_too(mine: Path) -> None:
 def test_an_exception_in_it_names_the_users_line(mine: Path) -> None:
     flags = ['--import', '.', '--force_yml', 'network_g:fail=true']
     text = error_of('train', '-opt', 'train.yml', *flags, cwd=mine)
-    assert f'({mine}/my_arch.py:16 in forward; --traceback shows more)' in text
+    assert f'({mine}/my_arch.py:19 in forward; --traceback shows more)' in text
 
 
 def test_an_exception_in_a_worker_of_the_data_loader_names_it_too(mine: Path) -> None:

@@ -41,7 +41,7 @@ def write(folder: Path, *names: str, seed: int = 0) -> None:
 
 @pytest.fixture
 def set5(tmp_path: Path) -> Path:
-    """A prepared data set."""
+    """A prepared dataset."""
     write(tmp_path / 'raw/Set5', *(f'{name}.png' for name in NAMES))
     assert run('prepare', 'Set5', '--from', 'raw', '--to', 'data', cwd=tmp_path)[0] == 0
     return tmp_path / 'data/Set5'
@@ -209,7 +209,7 @@ def test_a_meta_info_that_lies(tmp_path: Path) -> None:
     [
         ([], 'give either'),
         (['nowhere'], 'no such folder'),
-        (['.'], 'no data set of the paper is there'),
+        (['.'], 'no dataset of the paper is there'),
         (['.', '--only', 'Set14'], 'Set14 is not there'),
         (['.', '--only', 'Urban10'], 'did you mean Urban100?'),
         (['.', '--lq', 'x'], '--lq goes with --gt'),

@@ -33,7 +33,7 @@ from ramit_arch.models.compute import check_checkpointing, read_compute
 from ramit_arch.models.ramit_model import head_prefix
 from ramit_arch.models.states import read_state
 from ramit_arch.options import FLOAT_AS_TEXT, basicsr
-from ramit_arch.options.lines import refuse
+from ramit_arch.options.lines import raise_problems
 from ramit_arch.options.section import (
     SECTION,
     KeyPath,
@@ -89,10 +89,10 @@ def check(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> Buil
     """
     continuing = training and args.auto_resume and _has_states(opt, args.debug)
     options, problems = check_values(opt, training)
-    refuse(problems, args.opt, args.force_yml)
+    raise_problems(problems, args.opt, args.force_yml)
     assert options is not None
     missing = missing_files(opt, checkpoints=not continuing)
-    refuse([*find_contradictions(options, training), *missing], args.opt, args.force_yml)
+    raise_problems([*find_contradictions(options, training), *missing], args.opt, args.force_yml)
     network, problems = build_called(options, training)
     with noting(problems, ('num_gpu',)):
         _check_hardware({**opt, **launch_info(opt, args.launcher)}, options, training, problems)
@@ -108,7 +108,7 @@ def check(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> Buil
     elif network is not None and not continuing:
         with noting(problems, ('path', 'pretrain_network_g')):
             _fit_checkpoint(network, options.file, getattr(options.file, 'train', None) if training else None)
-    refuse(problems, args.opt, args.force_yml)
+    raise_problems(problems, args.opt, args.force_yml)
     return Built(network, datasets)
 
 

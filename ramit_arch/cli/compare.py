@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ramit_arch.cli import checks
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.evaluation import comparison
-from ramit_arch.options.lines import refuse
+from ramit_arch.options.lines import raise_problems
 
 SHEET_ROWS = 12
 
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
     opt = resolve(args, args.opt)
     problems = checks.find_problems(opt, training=False) or checks.missing_files(opt, checkpoints=False)
-    refuse(problems, args.opt, args.force_yml)
+    raise_problems(problems, args.opt, args.force_yml)
     folder = Path('results', opt['name'])
     for phase, dataset in sorted(opt['datasets'].items()):
         name = dataset['name']

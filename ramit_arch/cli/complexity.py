@@ -15,7 +15,7 @@ from ramit_arch.errors import UserError
 from ramit_arch.evaluation import tables, tradeoff
 from ramit_arch.evaluation.complexity import HEADER, cells, complexity, measure
 from ramit_arch.evaluation.text import aligned
-from ramit_arch.options.lines import refuse
+from ramit_arch.options.lines import raise_problems
 from ramit_arch.options.section import Problem
 
 MAX_SCALE = 16
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         if not problems and int(opt.get('scale', 1)) > MAX_SCALE:
             text = f'scale is {opt["scale"]}; 1280x720 is divided by at most {MAX_SCALE}'
             problems.append(Problem(('scale',), text))
-        refuse(problems, file, args.force_yml)
+        raise_problems(problems, file, args.force_yml)
     scales = sorted({int(opt.get('scale', 1)) for opt in opts} - {1})
     if args.plot:
         _check_plot(Path(args.plot), scales)

@@ -71,7 +71,7 @@ def _explained(error: Exception) -> Exception:
     """What is behind an error of PyTorch's that says little of its cause."""
     text = str(error).strip().partition('\n')[0]
     lost = isinstance(error, (ConnectionError, EOFError))  # in the middle of a batch from a worker
-    kept = 'what was saved is whole; go on with --auto_resume'
+    kept = 'saved files are complete; resume with --auto_resume'
     if lost or ('DataLoader worker' in text and ('killed by signal' in text or 'exited unexpectedly' in text)):
         advice = 'often for want of memory: lower datasets.train.num_worker_per_gpu'
         return UserError(f'a worker of the data loader was ended from outside ({text}), {advice}; {kept}')

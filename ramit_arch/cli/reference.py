@@ -182,16 +182,16 @@ def _or_null(section: dict[str, Any]) -> dict[str, Any]:
 
 def _property(value: dict[str, Any]) -> dict[str, Any]:
     """Without a title, which only repeats the key, and with null, which means unset."""
-    told = {'description': ' '.join(value['description'].split())} if 'description' in value else {}
-    told |= {'default': value['default']} if value.get('default') is not None else {}
+    documented = {'description': ' '.join(value['description'].split())} if 'description' in value else {}
+    documented |= {'default': value['default']} if value.get('default') is not None else {}
     rule = {key: part for key, part in value.items() if key not in ('title', 'description', 'default')}
     choices = [part for part in rule.get('anyOf', [rule]) if part != {'type': 'null'}]
     [*others, last] = choices
     if not others and '$ref' in last:
-        return {**told, **_or_null(last)}
+        return {**documented, **_or_null(last)}
     if not others and isinstance(last.get('type'), str) and 'enum' not in last and 'const' not in last:
-        return {**told, **last, 'type': [last['type'], 'null']}
-    return {**told, 'anyOf': [*choices, {'type': 'null'}]}
+        return {**documented, **last, 'type': [last['type'], 'null']}
+    return {**documented, 'anyOf': [*choices, {'type': 'null'}]}
 
 
 def main(folder: Path) -> None:

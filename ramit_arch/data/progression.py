@@ -45,7 +45,7 @@ class TrainingStage(NamedTuple):
     Attributes:
         iterations: how long it lasts.
         batch: images of an iteration, in total over all processes.
-        patch: side of the LQ patch in pixels; None leaves it to the data set.
+        patch: side of the LQ patch in pixels; None leaves it to the dataset.
     """
 
     iterations: int

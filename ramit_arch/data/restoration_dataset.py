@@ -192,7 +192,7 @@ class RestorationDataset(Dataset, ABC, Generic[Entry]):
         ]
 
     def _check_entries(self) -> None:
-        problems = [f'{entry}: {text}' for entry in self._entries() if (text := _told(self.problem, entry))]
+        problems = [f'{entry}: {text}' for entry in self._entries() if (text := _problem_of(self.problem, entry))]
         if problems:
             total = sum(map(len, self.roots))
             raise UserError(f'{self.where}: {len(problems)} of {total} images cannot be used, first {problems[0]}')
@@ -201,7 +201,7 @@ class RestorationDataset(Dataset, ABC, Generic[Entry]):
         return [entry for entries in self.roots for entry in entries]
 
 
-def _told(problem: Callable[[Entry], str | None], entry: Entry) -> str | None:
+def _problem_of(problem: Callable[[Entry], str | None], entry: Entry) -> str | None:
     """The problem of an entry; a header that cannot be read is one."""
     try:
         return problem(entry)

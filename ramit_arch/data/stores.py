@@ -201,9 +201,9 @@ class LmdbStore(EncodedStore):
             with _environment(self._file).begin() as transaction:
                 value = transaction.get(name.encode())
         except lmdb.Error as error:
-            raise UserError(f'{self.root}: {name} cannot be read ({error}); build the LMDB anew') from error
+            raise UserError(f'{self.root}: {name} cannot be read ({error}); build the LMDB again') from error
         if value is None:
-            raise UserError(f'{self.root}: meta_info.txt lists {name}, but the LMDB has no such key; build it anew')
+            raise UserError(f'{self.root}: meta_info.txt lists {name}, but the LMDB has no such key; build it again')
         return value
 
 
@@ -223,10 +223,10 @@ def open_lmdb(root: str) -> lmdb.Environment:
     try:
         environment = lmdb.open(root, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
-        raise UserError(f'{root}: not an LMDB that can be read ({error}); build it anew') from error
+        raise UserError(f'{root}: not an LMDB that can be read ({error}); build it again') from error
     # The file is mapped: a page that is missing would end the process.
     if Path(root, 'data.mdb').stat().st_size < (environment.info()['last_pgno'] + 1) * environment.stat()['psize']:
-        raise UserError(f'{root}/data.mdb: shorter than its contents (a copy cut short?); copy or build it anew')
+        raise UserError(f'{root}/data.mdb: shorter than its contents (a copy cut short?); copy or build it again')
     _shared[os.path.realpath(root)] = environment
     return environment
 
@@ -282,14 +282,14 @@ class RawStore:
         try:
             lines = meta.read_text(encoding='utf-8').splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f'{meta}: cannot be read ({error}); build the store anew') from error
+            raise UserError(f'{meta}: cannot be read ({error}); build the store again') from error
         for number, line in enumerate(lines, 1):
             image = RawImage.from_line(line)
             if image is None:
-                raise UserError(f'{meta}, line {number}: not `name.png (h,w,c) dtype offset`; build the store anew')
+                raise UserError(f'{meta}, line {number}: not `name.png (h,w,c) dtype offset`; build the store again')
             self._images[str(Path(image.file).with_suffix(''))] = image
         if pixels.stat().st_size < max((image.end for image in self._images.values()), default=0):
-            raise UserError(f'{pixels}: shorter than its contents (a copy cut short?); copy or build it anew')
+            raise UserError(f'{pixels}: shorter than its contents (a copy cut short?); copy or build it again')
 
     def names(self) -> list[str]:
         return sorted(self._images)

@@ -58,7 +58,7 @@ def compare(dataset_opt: dict[str, Any], results: dict[str, Any]) -> Iterator[Co
     The baseline is bicubic interpolation (MATLAB's kernel) for super-resolution and the LQ image itself otherwise.
 
     Args:
-        dataset_opt: the data set's section with `phase` and `scale`.
+        dataset_opt: the dataset's section with `phase` and `scale`.
         results: what `read_results` returned.
     """
     dataset = build_dataset(dataset_opt)

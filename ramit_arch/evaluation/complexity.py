@@ -90,7 +90,7 @@ def complexity(network: nn.Module, in_chans: int, upscale: int) -> Complexity:
 
 
 def measure(section: dict[str, Any], upscale: int, repeats: int) -> Measurement:
-    """Run a network on a random image for a 1280x720 output, in a process of its own so that memory starts anew.
+    """Run a network on a random image for a 1280x720 output, in a process of its own, for its peak memory.
 
     Args:
         section: `network_g` of an option file.

@@ -19,7 +19,7 @@ def write_scores(stem: Path, protocol: dict[str, Any], rows: list[dict[str, Any]
 
     Args:
         stem: path without suffix; its folder is created.
-        protocol: what the scores mean: data set, checkpoint, options of every metric.
+        protocol: what the scores mean: dataset, checkpoint, options of every metric.
         rows: one dictionary an image, with `image` and a float for every metric, other keys for the JSON alone.
         metrics: names of the metrics, in the order of the columns.
     """

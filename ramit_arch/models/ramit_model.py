@@ -1,4 +1,4 @@
-"""The L1 model: the training of the paper's Appendix B, and what it takes to stop and to go on."""
+"""The L1 model: the training of the paper's Appendix B, stopping and resuming."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class ScoringModel(SRModel):
         if self.options.val:
             opt['val'] = {**opt['val'], 'metrics': self.metrics}
         if opt['dist']:
-            self.control = torch.distributed.new_group(backend='gloo')  # for what is told between CPUs
+            self.control = torch.distributed.new_group(backend='gloo')  # for control messages between CPUs
         super().__init__(opt)
         self.val_compute, line = read_compute(self.scoring, 'val', self.device)
         if self.options.val:

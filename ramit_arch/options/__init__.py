@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.composer.ComposerError(problem='a key must be a word', problem_mark=key.start_mark)
             if key.value in seen and key.value != '<<':
-                problem = f'the key {key.value} stands twice in one section'
+                problem = f'the key {key.value} is repeated in one section'
                 raise yaml.composer.ComposerError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return node
@@ -184,14 +184,14 @@ def _value(assignment: str, text: str) -> Any:
 
 
 def keep_datasets(opt: dict[str, Any], names: list[str]) -> None:
-    """Drop the data sets that are not named, in place.
+    """Drop the datasets that are not named, in place.
 
     Raises:
-        UserError: a name is not that of a data set.
+        UserError: a name is not that of a dataset.
     """
     datasets = {key: dataset for key, dataset in (opt.get('datasets') or {}).items() if isinstance(dataset, dict)}
     known = [str(dataset.get('name')) for dataset in datasets.values()]
     for name in names:
         if name not in known:
-            raise UserError(f'--only {name}: no such data set{suggestion(name, known)}; there are {", ".join(known)}')
+            raise UserError(f'--only {name}: no such dataset{suggestion(name, known)}; there are {", ".join(known)}')
     opt['datasets'] = {key: dataset for key, dataset in datasets.items() if dataset.get('name') in names}

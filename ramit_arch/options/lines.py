@@ -1,4 +1,4 @@
-"""Where the values of an option file stand, for messages."""
+"""File and line of every value of an option file, for error messages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ramit_arch.options.section import KeyPath, Problem
 MERGE = 'tag:yaml.org,2002:merge'  # <<, which takes the keys of another section
 
 
-def refuse(problems: Iterable[Problem], file: str, assignments: list[str]) -> None:
-    """Tell all problems, each with the line where it stands.
+def raise_problems(problems: Iterable[Problem], file: str, assignments: list[str]) -> None:
+    """Raise all problems, each with its file and line.
 
     Args:
         problems: what is wrong, if anything.
@@ -32,8 +32,8 @@ def refuse(problems: Iterable[Problem], file: str, assignments: list[str]) -> No
         lines = find_lines(file, assignments)
     except RecursionError:  # a section that is merged into itself
         lines = {(): file}
-    told = [f'{place}: {text}' for place, text in sorted(_told(found, lines), key=lambda told: _order(told[0]))]
-    raise UserError('\n'.join(told if len(told) == 1 else [counted(len(told), 'problem'), *told]))
+    located = [f'{line}: {text}' for line, text in sorted(_locate(found, lines), key=lambda item: _order(item[0]))]
+    raise UserError('\n'.join(located if len(located) == 1 else [counted(len(located), 'problem'), *located]))
 
 
 def find_lines(name: str | Path, assignments: Iterable[str] = ()) -> dict[KeyPath, str]:
@@ -78,8 +78,8 @@ def _walk(node: yaml.Node, place: KeyPath, file: str, lines: dict[KeyPath, str])
             _walk(value, (*place, i), file, lines)
 
 
-def _told(problems: list[Problem], lines: dict[KeyPath, str]) -> Iterator[tuple[str, str]]:
-    """Each with the line of its place, or for what is missing of the section that lacks it."""
+def _locate(problems: list[Problem], lines: dict[KeyPath, str]) -> Iterator[tuple[str, str]]:
+    """Each with its line; a missing key has that of its section."""
     for path, text in problems:
         yield next(lines[path[:i]] for i in range(len(path), -1, -1) if path[:i] in lines), text
 

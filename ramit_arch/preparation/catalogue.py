@@ -1,4 +1,4 @@
-"""The paper's data sets as `datasets.yml` describes them, and where their images lie in an unpacked archive."""
+"""The paper's datasets as `datasets.yml` describes them, and where their images lie in an unpacked archive."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _catalogue() -> dict[str, Any]:
 
 
 def data_sets() -> list[DataSet]:
-    """All data sets, in the order of datasets.yml."""
+    """All datasets, in the order of datasets.yml."""
     return [
         DataSet(
             name, entry['archive'], entry['cite'], entry.get('note', ''), tuple(_part(part) for part in entry['parts'])
@@ -78,7 +78,7 @@ def data_sets() -> list[DataSet]:
 
 
 def data_set(name: str) -> DataSet:
-    """One data set by its name, in upper or lower case.
+    """One dataset by its name, in upper or lower case.
 
     Raises:
         UserError: there is none of that name.
@@ -87,7 +87,7 @@ def data_set(name: str) -> DataSet:
     if name.lower() not in known:
         names = [entry.name for entry in known.values()]
         raise UserError(
-            f'no data set {name}{suggestion(name, names)}; there are {", ".join(names)}, and own for images of yours'
+            f'no dataset {name}{suggestion(name, names)}; there are {", ".join(names)}, and own for images of yours'
         )
     return known[name.lower()]
 

@@ -42,7 +42,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beside names and folders; None leaves the choice to the data set."""
+    """What the command line says beside names and folders; None leaves the choice to the dataset."""
 
     scales: tuple[int, ...] | None = None
     formats: tuple[str, ...] | None = None
@@ -149,7 +149,7 @@ class Plan:
 
 
 def plan(entry: DataSet, source: Path, target: Path, options: Options) -> list[Plan]:
-    """Find and check all images of a data set; nothing is written.
+    """Find and check all images of a dataset; nothing is written.
 
     Args:
         source: the root of the unpacked archive.
@@ -218,7 +218,7 @@ def report(plans: list[Plan], target: Path) -> None:
             total += size
     free = _free(target)
     print(aligned(rows))
-    print(f'together about {_mib(total)}; {_mib(free)} are free')
+    print(f'in total about {_mib(total)}; {_mib(free)} free')
     if total > free:
         raise UserError(
             f'{target}: the disk is too small by about {_mib(total - free)}; make room or choose another --to'
@@ -289,8 +289,8 @@ def _entries(
             'complete the folder, or take what is there by --any_count'
         )
     if part.lq is not None:
-        problems += [f'{hq[key][1]}: no low-quality partner' for key in sorted(hq.keys() - lq.keys())]
-        problems += [f'{lq[key][1]}: no clean partner' for key in sorted(lq.keys() - hq.keys())]
+        problems += [f'{hq[key][1]}: no LQ image for it' for key in sorted(hq.keys() - lq.keys())]
+        problems += [f'{lq[key][1]}: no ground truth image for it' for key in sorted(lq.keys() - hq.keys())]
     files = [file for names in (hq, lq) for _, file in names.values()]
     images: dict[Path, Image] = {}
     read = functools.partial(_image, convert=options.convert)

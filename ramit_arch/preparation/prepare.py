@@ -1,7 +1,7 @@
-"""Make a data set's stores from its unpacked archive: `basicsr prepare DIV2K --from DIR --to datasets`.
+"""Make a dataset's stores from its unpacked archive: `basicsr prepare DIV2K --from DIR --to datasets`.
 
 Everything is checked before anything is written, a stopped run
-goes on where it was, and a finished one does nothing.
+continues where it stopped, and a finished one does nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """The verb `prepare`."""
     if not args.names:
         if args.source or args.target:
-            raise UserError('which data set? basicsr prepare NAME --from DIR --to DIR; without options it lists them')
+            raise UserError('no dataset given: basicsr prepare NAME --from DIR --to DIR; without options it lists them')
         print(listing())
         return
     if args.source is None or args.target is None:
@@ -40,10 +40,10 @@ def run(args: argparse.Namespace) -> None:
     source, target, options = Path(args.source).expanduser(), Path(args.target).expanduser(), _options(args)
     if OWN in args.names:
         if len(args.names) > 1:
-            raise UserError('own: prepare the data sets of the paper in another run')
+            raise UserError('own: prepare the datasets of the paper in another run')
         plans = plan_own(source, Path(args.lq).expanduser() if args.lq else None, target, options)
     elif args.lq is not None:
-        raise UserError('--lq is for own; where the low-quality images of the paper lie is known')
+        raise UserError('--lq is for own; of the datasets of the paper, --from finds the LQ images')
     else:
         plans, problems = [], []
         for entry in [data_set(name) for name in args.names]:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def listing() -> str:
-    """All data sets, with what is made of them."""
+    """All datasets, with what is made of them."""
     rows = [['name', 'images', 'makes', 'from']]
     for entry in data_sets():
         for i, part in enumerate(entry.parts):
@@ -88,7 +88,7 @@ def build(one: Plan, workers: int) -> None:
 
     Raises:
         UserError: with all files that turned out to be damaged, or for what keeps a store from being written. What is
-            done by then is kept, and the next run goes on.
+            done by then is kept for the next run.
     """
     with ExitStack() as stack:
         writers = {
@@ -96,7 +96,7 @@ def build(one: Plan, workers: int) -> None:
         }
         for store, writer in writers.items():
             if writer.finished:
-                print(f'{store.target}: is there already')
+                print(f'{store.target}: exists already')
         writers = {store: writer for store, writer in writers.items() if not writer.finished}
         if not writers:
             return
@@ -113,7 +113,7 @@ def build(one: Plan, workers: int) -> None:
                         writers[store].put(records)
                 progress.step()
         if problems:
-            head = f'{one.title}: {counted(len(problems), "file")} cannot be used; mend and run again, it goes on'
+            head = f'{one.title}: {counted(len(problems), "file")} cannot be used; fix them and run again to continue'
             raise UserError('\n  '.join([head, *problems]))
         for store, writer in writers.items():
             writer.finish()

@@ -1,7 +1,7 @@
 """Make the demo's data: HQ/LQ pairs at scale 2 from the photographs in scikit-image's wheel.
 
 Writes datasets/quickstart/{train,test}/{HR,LRx2} as LMDBs, and the same images as PNG files beside them. Nothing is
-downloaded, a stopped run goes on, and a second one does nothing.
+downloaded, an interrupted run can be restarted, and a second one does nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def make_set(folder: Path, photographs: list[str], in_tiles: bool) -> None:
         }
         unfinished = {place: writer for place, writer in writers.items() if not writer.finished}
         if not unfinished:
-            print(f'{folder}: is there already')
+            print(f'{folder}: exists already')
             return
         with Progress(f'make {folder}', len(photographs), unit='photograph') as progress:
             for file in photographs:

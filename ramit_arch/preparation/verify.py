@@ -1,4 +1,4 @@
-"""Check prepared data sets (`basicsr verify datasets`): all that could make training or scores differ from the paper's.
+"""Check prepared datasets (`basicsr verify datasets`): all that could make training or scores differ from the paper's.
 
 Every image is decoded once. All problems are reported together, and the exit status is 1
 if there is one. `NAME.checksums.txt` beside a store keeps a digest of every image's pixels, the same for all formats;
@@ -77,13 +77,13 @@ class Found(NamedTuple):
 def run(args: argparse.Namespace) -> None:
     """The verb `verify`."""
     if (args.root is None) == (args.gt is None):
-        raise UserError('give either the folder of prepared data sets, or --gt with or without --lq')
+        raise UserError('give either the folder of prepared datasets, or --gt with or without --lq')
     if args.lq is not None and args.gt is None:
         raise UserError('--lq goes with --gt')
     if args.scale is not None and args.lq is None:
         raise UserError('--scale goes with --lq')
     if args.gt is not None and args.only:
-        raise UserError('--only goes with the folder of prepared data sets')
+        raise UserError('--only goes with the folder of prepared datasets')
     groups = [_own_group(args)] if args.gt is not None else list(_groups(Path(args.root).expanduser(), args.only))
     problems: list[str] = []
     known: list[str] = []
@@ -114,10 +114,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _groups(root: Path, only: list[str] | None) -> Iterator[Group]:
-    """The data sets below a folder."""
+    """The datasets below a folder."""
     if not root.is_dir():
         raise UserError(
-            f'{root}: {"is a file; give the folder of the data sets" if root.exists() else "no such folder"}'
+            f'{root}: {"is a file; give the folder of the datasets" if root.exists() else "no such folder"}'
         )
     chosen = [data_set(name) for name in dict.fromkeys(only)] if only else data_sets()
     count = 0

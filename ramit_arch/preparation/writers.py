@@ -1,7 +1,7 @@
-"""Writing stores so that nothing half-written looks finished, and a stopped run goes on where it was.
+"""Writing stores atomically, and resuming after an interruption.
 
 A store grows in a hidden folder beside its place (`.HR.lmdb.unfinished`) and is renamed when it is whole. Both carry a
-file `.job` that says what they are made of, so that a later run knows whether it may go on, or has nothing to do.
+file `.job` that says what they are made of, so that a later run knows whether it may resume, or has nothing to do.
 """
 
 from __future__ import annotations
@@ -294,13 +294,13 @@ def is_finished(target: Path, job: Job) -> bool:
         return False
     if Job.of(target) != job:
         raise UserError(
-            f'{target}: is there already, but not of these files with these options; remove it or choose another --to'
+            f'{target}: exists already, but not of these files with these options; remove it or choose another --to'
         )
     return True
 
 
 def written(target: Path, job: Job) -> int:
-    """Bytes that an interrupted run has written for a store and that the next one goes on from."""
+    """Bytes that an interrupted run has written for a store, which the next one reuses."""
     before = Job.of(_unfinished(target))
     if before is None or before.method != job.method:
         return 0
@@ -316,7 +316,7 @@ def explained(target: Path) -> Iterator[None]:
         code = getattr(error, 'errno', None)
         # LMDB tells a write cut short by a full disk as an input/output error.
         if code in (errno.ENOSPC, errno.EDQUOT) or (isinstance(error, lmdb.Error) and _is_full(target)):
-            text = 'the disk is full; make room and run the same command again, it goes on'
+            text = 'the disk is full; free space and run the same command again to continue'
         elif code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             text = f'cannot be written ({os.strerror(code)}); choose another --to'
         else:

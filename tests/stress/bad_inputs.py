@@ -484,7 +484,7 @@ def verdict(code: int | None, err: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work', type=Path, required=True, help='a folder that is made anew')
+    parser.add_argument('--work', type=Path, required=True, help='folder to create')
     parser.add_argument('--each', type=int, default=60, help='inputs of every kind (default: 60)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--show', action='store_true', help='print every input and its message')

@@ -46,7 +46,7 @@ def start(images: Path, target: Path) -> subprocess.Popen[bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--images', type=Path, required=True)
-    parser.add_argument('--work', type=Path, required=True, help='a folder that is made anew')
+    parser.add_argument('--work', type=Path, required=True, help='folder to create')
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
     args.work.mkdir(parents=True)

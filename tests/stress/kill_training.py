@@ -158,7 +158,7 @@ def run_killed(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--work', type=Path, required=True, help='a folder that is made anew')
+    parser.add_argument('--work', type=Path, required=True, help='folder to create')
     parser.add_argument('--kills', type=int, default=50)
     parser.add_argument('--iterations', type=int, default=300)
     parser.add_argument('--seconds', type=float, default=4, help='the latest moment of a kill after a start')
