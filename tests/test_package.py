@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -131,3 +132,22 @@ def test_errors_in_a_file_on_a_packaged_base_have_their_lines(tmp_path: Path) ->
     (tmp_path / 'mine.yml').write_text('base: train_RAMiT_SRx2\ntrain: {ema_dcay: 0.9}\n')
     text = call_basicsr('check', '-opt', 'mine.yml', cwd=tmp_path).stderr
     assert text == 'error: mine.yml:2: train.ema_dcay is unknown (did you mean ema_decay?)\n'
+
+
+# What a package of ramit_arch may import: itself and those of lower levels.
+LEVELS = {'errors': 0, 'files': 1, 'stopping': 1, 'archs': 2, 'options': 3, 'data': 4, 'evaluation': 5,
+          'models': 6, 'preparation': 6, 'cli': 7}  # fmt: skip
+
+
+def test_imports_between_packages_run_one_way() -> None:
+    package = ROOT / 'ramit_arch'
+    for file in package.rglob('*.py'):
+        own = file.relative_to(package).with_suffix('').parts[0]
+        for node in ast.walk(ast.parse(file.read_text())) if own in LEVELS else ():
+            module = getattr(node, 'module', None) or ''
+            names = [f'{module}.{alias.name}' for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                root, _, rest = name.partition('.')
+                other = rest.partition('.')[0]
+                if root == 'ramit_arch' and other != own:
+                    assert LEVELS[other] < LEVELS[own], f'{file} imports {name}'

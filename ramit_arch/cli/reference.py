@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from ramit_arch.archs.arguments import signature, words
-from ramit_arch.archs.ramit_arch import RAMiT
 from ramit_arch.data.gaussian_denoising_dataset import GaussianDenoisingDataset
 from ramit_arch.data.paired_restoration_dataset import PairedRestorationDataset
 from ramit_arch.data.restoration_dataset import RestorationOptions, RootOptions
@@ -27,7 +27,7 @@ from ramit_arch.options.section import Section, section_in
 
 MARKDOWN, JSON = 'options.md', 'options.schema.json'
 DATASETS = {kind.__name__: kind.section for kind in (PairedRestorationDataset, GaussianDenoisingDataset)}
-NETWORKS = {kind.__name__: kind for kind in (RAMiT,)}
+NETWORKS = {name: kind for name, kind in ARCH_REGISTRY if kind.__module__.startswith('ramit_arch.archs.')}
 HEAD = """# Options
 
 Generated from the code that reads the options by `make reference`; a test keeps it current.
@@ -60,7 +60,10 @@ def markdown() -> str:
         text = ' '.join((kind.__doc__ or '').split())
         parts.append(_table(f'### `type: {name}`', _rows(kind, skip=set(RestorationOptions.model_fields)), text))
     for name, network in NETWORKS.items():
-        parts.append(_table(f'## `network_g` with `type: {name}`', _argument_rows(network)))
+        if '__init__' in vars(network):
+            heirs = [f'`{heir}`' for heir, kind in NETWORKS.items() if network in kind.__bases__]
+            text = f'Also of {" and ".join(heirs)}.' if heirs else ''
+            parts.append(_table(f'## `network_g` with `type: {name}`', _argument_rows(network), text))
     parts += [_table(f'## {title}', _rows(kind)) for title, kind in CHAPTERS]
     return '\n'.join(parts)
 
@@ -122,8 +125,12 @@ def json_schema() -> dict[str, Any]:
     files: list[type[Section]] = [basicsr.TrainFile, model.TrainFile]
     kinds: list[type[Section]] = [*files, basicsr.DatasetOptions, *DATASETS.values()]
     definitions = models_json_schema([(kind, 'validation') for kind in kinds])[1]['$defs']
-    for name, network in NETWORKS.items():
-        definitions[name] = network_schema(network)
+    own = {
+        name: next(kind for kind in network.__mro__ if '__init__' in vars(kind)).__name__
+        for name, network in NETWORKS.items()
+    }
+    for name in own.values():
+        definitions[name] = network_schema(NETWORKS[name])
     for definition in definitions.values():
         definition.pop('required', None)
         properties = definition['properties']
@@ -133,7 +140,7 @@ def json_schema() -> dict[str, Any]:
     for kind in files:
         properties = definitions[_name(kind)]['properties']
         properties['base'] = {'type': 'string', 'description': 'An option file on which this one is based.'}
-        properties['network_g'] = _or_null(_by_type({name: _ref(name) for name in NETWORKS}, {}))
+        properties['network_g'] = _or_null(_by_type({name: _ref(own[name]) for name in NETWORKS}, {}))
         one = _by_type({name: _ref(kind.__name__) for name, kind in DATASETS.items()}, _ref('DatasetOptions'))
         properties['datasets'] = _or_null({'additionalProperties': _or_null(one)})
     return {

@@ -1,4 +1,7 @@
-"""Rows of an ablation file such as options/ablations.yml: a variant of RAMiT for one task, FILE::RAMiT_TASK_VARIANT."""
+"""Rows of an ablation file such as options/ablations.yml: a variant of an experiment for one task.
+
+FILE::EXPERIMENT_TASK_VARIANT is a row.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ OWN_KEYS = ('source', 'tasks')
 def rows(content: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Name of each row, with its task, its variant, and the variant's section."""
     return {
-        f'RAMiT_{task}_{variant}': (task, variant, section)
+        f'{content["experiment"]}_{task}_{variant}': (task, variant, section)
         for variant, section in content['ablations'].items()
         for task in section['tasks']
     }
@@ -38,7 +41,7 @@ def base_of(file: Path, content: dict[str, Any], name: str, testing: bool) -> Pa
         raise UserError(f'{file}{SEPARATOR}ROW runs one of its rows:\n{listing(content)}')
     if name not in found:
         raise UserError(f'{file}: no row {name}{suggestion(name, found)}; basicsr options {file} lists them')
-    return file.with_name(f'{"test" if testing else "train"}_RAMiT_{found[name][0]}.yml')
+    return file.with_name(f'{"test" if testing else "train"}_{content["experiment"]}_{found[name][0]}.yml')
 
 
 def apply(opt: dict[str, Any], content: dict[str, Any], name: str, testing: bool) -> dict[str, Any]:
@@ -55,7 +58,8 @@ def apply(opt: dict[str, Any], content: dict[str, Any], name: str, testing: bool
     changes = {key: value for key, value in section.items() if key not in (*OWN_KEYS, 'network_g')}
     result = {**opt, **changes, 'name': name}
     result['network_g'] = {key: value for key, value in network.items() if value is not None}
-    source = name if testing else f'RAMiT_SRx2_{variant}' if task in ('SRx3', 'SRx4') else None
+    first = f'{content["experiment"]}_SRx2_{variant}'  # the warm start of x3 and x4
+    source = name if testing else first if task in ('SRx3', 'SRx4') else None
     if source and (testing or source in rows(content)):
         result['path'] = {**opt['path'], 'pretrain_network_g': f'experiments/{source}/models/net_g_latest.pth'}
     return result
