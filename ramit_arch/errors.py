@@ -1,4 +1,4 @@
-"""Mistakes a user can mend. This module imports nothing of the package."""
+"""Mistakes a user can correct. This module imports nothing of the package."""
 
 from __future__ import annotations
 

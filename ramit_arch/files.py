@@ -1,4 +1,4 @@
-"""Files that are whole or not there. This module imports nothing of the package but `errors`."""
+"""Atomic writes. This module imports nothing of the package but `errors`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ramit_arch.errors import UserError
 
-MARGIN = 16 * 2**20  # bytes that stay free on a disk, for logs and scores
+MARGIN = 16 * 2**20  # bytes kept free on a disk, for logs and scores
 
 
 def atomic_write(path: Path, content: bytes | memoryview) -> None:
@@ -21,11 +21,11 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
     """
     part = path.with_name(f'.{path.name}.part')
     try:
-        # One that a crash has left is overwritten: what it takes is free.
+        # One that a crash has left is overwritten, so its space is available.
         room = shutil.disk_usage(path.parent).free + (part.stat().st_size if part.exists() else 0)
         if room < len(content) + MARGIN:
             needed = f'{(len(content) + MARGIN) / 2**20:,.1f} MiB needed, {room / 2**20:,.1f} free'
-            raise UserError(f'{path}: no room on the disk ({needed}); nothing was written')
+            raise UserError(f'{path}: not enough disk space ({needed}); nothing was written')
         with part.open('wb') as file:
             file.write(content)
             file.flush()
@@ -34,11 +34,11 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
         sync(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise UserError(f'{path}: cannot be written ({error.strerror}); it is as it was') from error
+        raise UserError(f'{path}: cannot be written ({error.strerror}); the existing file is unchanged') from error
 
 
 def sync(path: Path) -> None:
-    """Let a file's bytes, or the new names in a folder, reach the disk."""
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -314,7 +314,7 @@ error: 5 problems
 many.yml:9: datasets.train.dataroot_gt is /no/such/gt, which does not exist
 many.yml:10: datasets.train.dataroot_lq is /no/such/lq, which does not exist
 many.yml:11: datasets.train.gt_size is 64, no multiple of scale 3
-many.yml:23: train.scheduler.milestones go on to 2000, beyond train.total_iter 1000 less the 100 of the warm start; \
+many.yml:23: train.scheduler.milestones reach 2000, beyond train.total_iter 1000 less the 100 of the warm start; \
 change either
 many.yml:26: train.warm_start needs path.pretrain_network_g, the checkpoint to start from
 """

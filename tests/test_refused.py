@@ -155,7 +155,7 @@ def test_an_image_name_cannot_leave_the_results_folder(training: bool, tmp_path:
     for name in ('../../../evil', '/tmp/evil', 'a/b/../../../../evil'):
         assert model._image_path(Path(name).stem, 'set', 3).resolve().is_relative_to(folder), name
     for stem in ('..', '.', ''):  # of '..', of '..evil' before Python 3.14, and of '.'
-        with pytest.raises(UserError, match='no name for a file'):
+        with pytest.raises(UserError, match='is no file name'):
             model._image_path(stem, 'set', 3)
 
 
@@ -223,7 +223,7 @@ def test_an_lmdb_value_that_lies_about_its_shape_is_refused(tmp_path: Path, neve
         transaction.put(b'0', png(12000, 12000))
     environment.close()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UserError, match=f'is 12000x12000 pixels, but meta_info.txt tells {size[1]}x{size[0]}'):
+    with pytest.raises(UserError, match=f'is 12000x12000 pixels, but meta_info.txt lists {size[1]}x{size[0]}'):
         open_store(str(target), 'lmdb').pixels('0')
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50000
 

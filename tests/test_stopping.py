@@ -230,7 +230,7 @@ def test_the_disk_is_asked_before_writing(tmp_path: Path, monkeypatch: pytest.Mo
     usage = files.shutil.disk_usage(tmp_path)._replace(free=files.MARGIN + 100)
     monkeypatch.setattr(files.shutil, 'disk_usage', lambda _: usage)
     atomic_write(tmp_path / 'small', bytes(100))
-    with pytest.raises(UserError, match='no room on the disk'):
+    with pytest.raises(UserError, match='not enough disk space'):
         atomic_write(tmp_path / 'large', bytes(101))
     assert [path.name for path in tmp_path.iterdir()] == ['small']
 
@@ -243,7 +243,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_state(tmp_path: Path, monkeypatc
     assert len(before) == 2
     monkeypatch.setattr(files, 'MARGIN', 2**60)
     step(model, 2)
-    with pytest.raises(UserError, match=r'net_g_2\.pth: no room on the disk'):
+    with pytest.raises(UserError, match=r'net_g_2\.pth: not enough disk space'):
         model.save(0, 2)
     assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
 

@@ -52,12 +52,12 @@ def _check_header(data: bytes, where: str, size: tuple[int, int] | None) -> None
                 found = (image.height, image.width)
         except Image.DecompressionBombError as error:
             raise UserError(f'{where}: refused, too large to be an image of this kind ({error})') from error
-        except Exception as error:  # unknown or damaged, in whatever way its bytes suggest: its size is not known
+        except Exception as error:  # unknown or damaged, whatever the decoder raises
             raise UserError(f'{where}: not an image that can be read ({FORMATS})') from error
     if found[0] * found[1] > MAX_PIXELS:
-        raise UserError(f'{where}: refused, its header tells {found[1]:,}x{found[0]:,} pixels; cut it into parts')
+        raise UserError(f'{where}: refused, its header declares {found[1]:,}x{found[0]:,} pixels; cut it into parts')
     if size is not None and found != size:
-        raise UserError(f'{where}: is {found[1]}x{found[0]} pixels, but meta_info.txt tells {size[1]}x{size[0]}')
+        raise UserError(f'{where}: is {found[1]}x{found[0]} pixels, but meta_info.txt lists {size[1]}x{size[0]}')
 
 
 def convert_color(image: np.ndarray, color: str) -> np.ndarray:
@@ -70,7 +70,7 @@ def convert_color(image: np.ndarray, color: str) -> np.ndarray:
 
 
 def crop(image: np.ndarray, patch: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut a random place out: (patch, patch, C)."""
+    """Random crop: (patch, patch, C)."""
     top, left = (int(rng.integers(side - patch + 1)) for side in image.shape[:2])
     return image[top : top + patch, left : left + patch]
 
@@ -78,7 +78,7 @@ def crop(image: np.ndarray, patch: int, rng: np.random.Generator) -> np.ndarray:
 def crop_pair(
     lq: np.ndarray, gt: np.ndarray, patch: int, scale: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the same random place out of both: (patch, patch, C) and (patch * scale, patch * scale, C)."""
+    """The same random crop of both: (patch, patch, C) and (patch * scale, patch * scale, C)."""
     top = int(rng.integers(lq.shape[0] - patch + 1))
     left = int(rng.integers(lq.shape[1] - patch + 1))
     y, x, size = top * scale, left * scale, patch * scale
@@ -86,7 +86,7 @@ def crop_pair(
 
 
 def augment(images: list[np.ndarray], flip: bool, rotate: bool, rng: np.random.Generator) -> list[np.ndarray]:
-    """Flip horizontally with probability 1/2 and rotate by 0, 90, 180 or 270 degrees, all alike (paper, Sec. 4.1)."""
+    """Flip horizontally with probability 1/2 and rotate by 0, 90, 180 or 270 degrees, all images alike (Sec. 4.1)."""
     if flip and rng.random() < 0.5:
         images = [image[:, ::-1] for image in images]
     if rotate:

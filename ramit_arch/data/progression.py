@@ -74,7 +74,7 @@ class Progression:
         return self.stages[self.index(iteration)]
 
     def images_before(self, iteration: int) -> int:
-        """Images that all earlier iterations have drawn."""
+        """Images that all earlier iterations have used."""
         number = self.index(iteration)
         earlier = self.stages[:number]
         started = self.ends[number - 1] if number else 0
@@ -98,7 +98,7 @@ def processes(opt: dict[str, Any]) -> int:
 
 
 def read_progression(opt: dict[str, Any]) -> Progression:
-    """The stages of an option file: those of `train.progressive`, or one of `batch_size_per_gpu` images a process.
+    """The stages of an option file: those of `train.progressive`, or one of `batch_size_per_gpu` images per process.
 
     Args:
         opt: the whole option dictionary, checked, with `dist`, `world_size` and a number for `num_gpu`.

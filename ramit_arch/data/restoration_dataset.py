@@ -100,7 +100,7 @@ class RestorationOptions(RootOptions, DatasetOptions):
 
 
 class RestorationDataset(Dataset, ABC, Generic[Entry]):
-    """Images of one or several roots, one entry an image or pair.
+    """Images of one or several roots; an entry is an image or a pair.
 
     A dataset declares its options, finds entries, checks one, and makes an item of one.
 
@@ -146,14 +146,14 @@ class RestorationDataset(Dataset, ABC, Generic[Entry]):
 
     @abstractmethod
     def problem(self, entry: Entry) -> str | None:
-        """What is wrong with an entry as its headers tell, or None."""
+        """What is wrong with an entry, from its headers, or None."""
 
     @abstractmethod
     def item(self, entry: Entry, patch: int | None, rng: np.random.Generator | None) -> dict[str, Tensor | str]:
-        """What a batch is made of; `patch` and `rng` are None outside training."""
+        """An item of a batch; `patch` and `rng` are None outside training."""
 
     def augmented(self, images: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-        """Flip and rotate all alike."""
+        """Flip and rotate all images equally."""
         return augment(images, self.options.use_hflip, self.options.use_rot, rng)
 
     def _entry(self, index: int, rng: np.random.Generator | None) -> Entry:
@@ -161,7 +161,7 @@ class RestorationDataset(Dataset, ABC, Generic[Entry]):
         entries = self.roots[root]
         offset = index - (self.ends[root - 1] if root else 0)
         if rng is not None and offset >= len(entries) * math.floor(self.repeats[root]):
-            offset = int(rng.integers(len(entries)))  # the fraction of `repeat`: no image is favoured for good
+            offset = int(rng.integers(len(entries)))  # the fraction of `repeat` is sampled
         return entries[offset % len(entries)]
 
     # ------------------------------------------------------------------------------ reading and checking the options

@@ -1,6 +1,6 @@
-"""Where images lie: a folder, an LMDB in BasicSR's layout, or a raw store, whose pixels need no decoding.
+"""Image stores: a folder, an LMDB in BasicSR's layout, or a raw store, whose pixels need no decoding.
 
-All list names, tell sizes without reading pixels, and give pixels. `ramit_arch.preparation` writes them.
+All list names, return sizes without reading pixels, and return pixels. `ramit_arch.preparation` writes them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Store(Protocol):
         """All names, sorted."""
 
     def path(self, name: str) -> str:
-        """What messages and score files call the image: its file, in an LMDB the root and the listed name."""
+        """Name of the image in messages and score files: its file, in an LMDB the root and the listed name."""
 
     def size(self, name: str) -> tuple[int, int]:
         """(height, width) without decoding; raises UserError where the image cannot be read."""
@@ -64,14 +64,14 @@ def open_store(root: str, backend: str, meta_info_file: str | None = None) -> St
 
 
 def backend_of(root: str | Path) -> str:
-    """The backend that reads a data root, told by what lies there."""
+    """The backend that reads a data root, by its contents."""
     if Path(root, RawStore.PIXELS).is_file():
         return 'raw'
     return 'lmdb' if Path(root, 'data.mdb').is_file() else 'disk'
 
 
 def parse_meta_info(file: str | Path) -> dict[str, tuple[int, int] | None]:
-    """Read BasicSR's meta-info: file names in their order, with (height, width) where the line tells it.
+    """Read BasicSR's meta-info: file names in their order, with (height, width) where the line states it.
 
     Raises:
         UserError: the file cannot be read.
@@ -104,7 +104,7 @@ class EncodedStore(ABC):
         return decode(self.read(name), self.path(name), self.listed_size(name))
 
     def listed_size(self, name: str) -> tuple[int, int] | None:
-        """(height, width) where a list tells it."""
+        """(height, width) where a list states it."""
         return None
 
 
@@ -159,7 +159,7 @@ class LmdbStore(EncodedStore):
         if not Path(root, 'data.mdb').is_file():
             raise UserError(f'{root}: no LMDB here (data.mdb is missing){_hint(root)}')
         self._file = str(Path(root).resolve())
-        _environment(self._file)  # sees that it can be opened
+        _environment(self._file)  # raises if it cannot be opened
         sizes = parse_meta_info(Path(root, 'meta_info.txt'))
         self._files = {str(Path(file).with_suffix('')): file for file in sizes}
         self._sizes = {str(Path(file).with_suffix('')): size for file, size in sizes.items()}
@@ -180,7 +180,7 @@ class LmdbStore(EncodedStore):
     def size(self, name: str) -> tuple[int, int]:
         size = self._sizes[name]
         if size is None:
-            raise UserError(f'{self.root}/meta_info.txt: no shape beside {name}; a line reads `name.png (h,w,c) 1`')
+            raise UserError(f'{self.root}/meta_info.txt: no shape for {name}; a line reads `name.png (h,w,c) 1`')
         return size
 
     def wrong_listing(self, name: str) -> str | None:
@@ -224,7 +224,7 @@ def open_lmdb(root: str) -> lmdb.Environment:
         environment = lmdb.open(root, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
         raise UserError(f'{root}: not an LMDB that can be read ({error}); build it again') from error
-    # The file is mapped: a page that is missing would end the process.
+    # The file is memory-mapped: a missing page would crash the process.
     if Path(root, 'data.mdb').stat().st_size < (environment.info()['last_pgno'] + 1) * environment.stat()['psize']:
         raise UserError(f'{root}/data.mdb: shorter than its contents (a copy cut short?); copy or build it again')
     _shared[os.path.realpath(root)] = environment
@@ -239,7 +239,7 @@ if hasattr(os, 'register_at_fork'):
 
 
 class RawImage(NamedTuple):
-    """One image of a raw store, as its line of meta_info.txt tells."""
+    """One image of a raw store, from its line of meta_info.txt."""
 
     file: str
     shape: tuple[int, int, int]
@@ -308,7 +308,7 @@ class RawStore:
 
 @functools.lru_cache(maxsize=64)
 def _mapped(path: str) -> np.ndarray:
-    # Not kept in the store: a spawned worker would get all pixels with it.
+    # Not kept in the store, which is pickled for spawned workers.
     return np.memmap(path, mode='r').view(np.ndarray)
 
 

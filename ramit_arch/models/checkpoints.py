@@ -1,4 +1,4 @@
-"""Checkpoints: read without executing anything in them, written whole or not at all, and the old ones removed.
+"""Checkpoints: read without executing anything in them, written atomically, and old ones removed.
 
 Read are BasicSR's, plain state dicts and safetensors.
 """
@@ -40,7 +40,7 @@ def read_weights(path: str, key: str | None = 'params') -> dict[str, Tensor]:
         content = load_file(file) if file.suffix == '.safetensors' else load_data(file)
     except pickle.UnpicklingError as error:
         raise UserError(f'{path}: refused; it is damaged or holds more than tensors and plain values') from error
-    except Exception as error:  # a damaged file fails in whatever way its bytes suggest
+    except Exception as error:  # whatever a damaged file leads to
         raise UserError(f'{path}: not a checkpoint that can be read; it may be damaged ({_brief(error)})') from error
     weights = _pick(content, key, path)
     return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
@@ -127,7 +127,7 @@ def fitting_weights(
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values as a file that is whole or not there.
+    """Write tensors and plain values atomically.
 
     Raises:
         UserError: as `atomic_write`.
@@ -143,7 +143,7 @@ def remove_old(models: Path, states: Path, newest: int, keep: int) -> None:
     Those above `newest` stay: a run that went on from an earlier state will write them again.
     """
     files: dict[int, list[Path]] = {}
-    for path in [*states.glob('*.state'), *models.glob('net_g_*.pth')]:  # a network without its state is of no harm
+    for path in [*states.glob('*.state'), *models.glob('net_g_*.pth')]:  # a network without its state does no harm
         digits = path.stem.removeprefix('net_g_')
         if digits.isdecimal() and int(digits) < newest:
             files.setdefault(int(digits), []).append(path)

@@ -1,4 +1,4 @@
-"""How a network is computed: precision, memory layout, compilation and recomputation, keys of `train` and `val`."""
+"""How a network is computed: precision, memory format, compilation and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ramit_arch.errors import UserError
 from ramit_arch.models.options import Training, Validation
 
-GRAPHS = 64  # compiled of one function, in training and validation together
+GRAPHS = 64  # that training and validation may compile of one function
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Compute:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Compute as set. TF32 stays set after it: it belongs to the process, and backward passes need it too."""
+        """Compute as set. TF32 stays set afterwards: it is global, and backward passes need it too."""
         if self.device.type == 'cuda':
             torch.backends.cuda.matmul.allow_tf32 = self.tf32
             torch.backends.cudnn.allow_tf32 = self.tf32

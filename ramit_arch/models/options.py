@@ -111,7 +111,7 @@ class Training(ProgressiveTraining):
             yield 'warm_start', text
         elif last > self.total_iter - alone:
             after = f' less the {alone} of the warm start' if alone else ''
-            text = f'go on to {last}, beyond train.total_iter {self.total_iter}{after}; change either'
+            text = f'reach {last}, beyond train.total_iter {self.total_iter}{after}; change either'
             yield ('scheduler', 'milestones'), text
 
 

@@ -28,7 +28,7 @@ from ramit_arch.options import without_nulls
 
 
 def head_prefix(network: nn.Module) -> str:
-    """What the names of the parameters begin with that a warm start trains alone, and no x2 checkpoint fills.
+    """Prefix of the parameters that a warm start trains alone and that no x2 checkpoint fills.
 
     Raises:
         UserError: the network does not say.
@@ -56,7 +56,7 @@ class RAMiTModel(ScoringModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         opt = without_nulls(opt)
-        self.stage: int | None = None  # whose begin is not yet logged
+        self.stage: int | None = None  # the last one whose start was logged
         super().__init__(opt)
 
     # -------------------------------------------------------------------------------------------------- set-up
@@ -78,7 +78,7 @@ class RAMiTModel(ScoringModel):
         self._require_gradients(warm_start=self.schedule.in_warm_start(1))
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and self._fresh_warm_start():
-            self.model_ema(0)  # its own random reconstruction module gives way to that of net_g
+            self.model_ema(0)  # copies the random reconstruction head of net_g
 
     def print_network(self, net: nn.Module) -> None:
         """Log one line; BasicSR would log every layer."""
@@ -112,7 +112,7 @@ class RAMiTModel(ScoringModel):
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name.startswith(prefix))
         self.in_warm_start = warm_start
-        if self.opt['dist']:  # DDP looks once at what needs gradients
+        if self.opt['dist']:  # DDP inspects requires_grad once
             self.net_g = self.model_to_device(net)
         self.trained = self.train_compute.network(self.net_g)
 
@@ -144,7 +144,7 @@ class RAMiTModel(ScoringModel):
             get_root_logger().info('Warm start ended: a new optimiser trains the whole network.')
 
     def optimize_parameters(self, current_iter: int) -> None:
-        # What is drawn (dropout, stochastic depth) is a function of the iteration, so that a resumed run draws it too.
+        # Dropout and stochastic depth are seeded by the iteration, so that a resumed run repeats them.
         torch.manual_seed(derive_seed(self.opt['manual_seed'], current_iter, get_dist_info()[0]))
         self.optimizer_g.zero_grad()
         if not hasattr(self, 'gt'):
@@ -191,7 +191,7 @@ class RAMiTModel(ScoringModel):
         return self.net_g.no_sync() if isinstance(self.net_g, DistributedDataParallel) and not last else nullcontext()
 
     def _keep(self, losses: dict[str, Tensor], iteration: int) -> None:
-        """Keep the losses where they were computed: reading them would make every iteration wait for a GPU."""
+        """Keep the losses on their device, which avoids a GPU synchronisation in every iteration."""
         self.losses = losses
         failed = ~torch.stack(list(losses.values())).sum().isfinite() & (self.failed_at == 0)
         self.failed_at = torch.where(failed, iteration, self.failed_at)
@@ -217,7 +217,7 @@ class RAMiTModel(ScoringModel):
     # ------------------------------------------------------------------------------ saving, resuming, stopping
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save the network, then the state that says it is there; `current_iter` -1 is the network of the end.
+        """Save the network, then the training state; `current_iter` -1 is the final network.
 
         Raises:
             UserError: a loss was not finite, or the disk is full; earlier files are as they were.
@@ -238,7 +238,7 @@ class RAMiTModel(ScoringModel):
     def save_network(
         self, net: Any, net_label: str, current_iter: int | str, param_key: str | list[str] = 'params'
     ) -> None:
-        """As BasicSR's, but whole or not at all, and an error if it cannot be."""
+        """As BasicSR's, but atomically, and with an error if it fails."""
         nets = net if isinstance(net, list) else [net]
         keys = param_key if isinstance(param_key, list) else [param_key]
         content = {
@@ -256,7 +256,7 @@ class RAMiTModel(ScoringModel):
 
     @master_only
     def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """All that a resumed run needs beside the network, as tensors and plain values."""
+        """Everything but the network that a resumed run needs, as tensors and plain values."""
         if current_iter == -1:
             return
         state = {
@@ -269,7 +269,7 @@ class RAMiTModel(ScoringModel):
         write_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Go on as if never stopped; a validation that was due and did not end comes first.
+        """Resume; a validation that was due and did not finish comes first.
 
         Raises:
             UserError: the state is of another optimiser or network.
@@ -297,7 +297,7 @@ class RAMiTModel(ScoringModel):
         return stopping.received() if self.is_train else 0
 
     def leave(self, iteration: int, number: int) -> NoReturn:
-        """Save this iteration, unless it is saved, and end."""
+        """Save this iteration, unless it is saved, and exit."""
         if self.saved['iter'] != iteration:
             run: RunState | None = self.opt.get('run_state')
             self._write((run.sampler.epoch or 0) if run else 0, iteration)
@@ -312,8 +312,7 @@ class RAMiTModel(ScoringModel):
             self._stop_unless_finite()
         super().validation(dataloader, current_iter, tb_logger, save_img)
         if self.is_train and self.saved['iter'] == current_iter:
-            # The state was written before; now it knows the best scores, and that this set is done. BasicSR validates
-            # once more at the end, which a run that is killed there does again.
+            # Update the state with the best scores, and with this dataset as validated.
             name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
             self.saved['validated'] += [name] if name not in self.saved['validated'] else []
             self.save_training_state(self.saved['epoch'], current_iter)

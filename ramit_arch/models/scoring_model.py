@@ -76,7 +76,7 @@ class ScoringModel(SRModel):
         self._val_network: tuple[nn.Module, Any] | None = None
 
     def test(self) -> None:
-        # The bare network: a process that validates alone must not wait for the others.
+        # The bare network: in DDP, a process that validates alone would wait for the others.
         net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
         if self._val_network is None or self._val_network[0] is not net:
             if self.val_compute.channels_last:
@@ -103,13 +103,13 @@ class ScoringModel(SRModel):
         Several processes take the images in turns, and all have all scores in the end.
         """
         name = dataloader.dataset.opt['name']  # type: ignore[attr-defined]
-        if self.is_train:  # BasicSR's loop counts on by one an epoch that it no longer trains
+        if self.is_train:  # BasicSR's loop counts one too many at the end
             current_iter = min(int(current_iter), self.training.total_iter)
         rows = self._restore_all(dataloader, name, current_iter, save_img)
         restored = Counter(row['restored'] for row in rows if 'restored' in row)
         for path, times in restored.items():
             if times > 1:
-                raise UserError(f'{path}: {times} images of {name} are called so; rename all but one')
+                raise UserError(f'{path}: duplicate image name in {name}, {times} times; rename all but one')
         metrics = list(self.metrics)
         if not metrics or not rows or 'gt' not in rows[0]:
             return
@@ -183,9 +183,7 @@ class ScoringModel(SRModel):
             for metric in self.metrics:
                 row[metric] = self._score(metric, images, f'{row["image"]} of {name}')
                 if math.isnan(row[metric]):
-                    get_root_logger().warning(
-                        f'{row["image"]}: too small for {metric}, whose mean is not a number now.'
-                    )
+                    get_root_logger().warning(f'{row["image"]}: too small for {metric}, so the mean is NaN.')
             del self.gt
         del self.lq, self.output
         if save_img:
@@ -198,14 +196,14 @@ class ScoringModel(SRModel):
     def _score(self, metric: str, images: dict[str, Any], what: str) -> float:
         try:
             return float(calculate_metric(images, self.metrics[metric]))
-        except Exception as error:  # of whatever kind another package's metric raises
+        except Exception as error:  # whatever another package's metric raises
             text = str(error).strip().partition('\n')[0]
             raise UserError(f'val.metrics.{metric} cannot score {what} ({type(error).__name__}: {text})') from error
 
     def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
         folder = Path(self.opt['path']['visualization'])
         if not image.strip('.'):  # a key of an LMDB can be anything
-            raise UserError(f'{image!r} of {name}: no name for a file in the results; rename the image')
+            raise UserError(f'{image!r} of {name} is no file name for the results; rename the image')
         if self.is_train:
             return folder / name / image / f'{image}_{current_iter}.png'
         return folder / name / f'{image}_{self.scoring.suffix or self.options.name}.png'

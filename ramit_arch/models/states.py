@@ -13,7 +13,7 @@ from ramit_arch.models.checkpoints import load_data, read_weights
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's contract on any device: with `auto_resume` the newest state that is whole and has its networks; without
+    """BasicSR's contract on any device: with `auto_resume` the newest state that can be read with its networks; without
     it, or where there is no state yet, `path.resume_state`; else None.
 
     Args:
@@ -21,9 +21,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
             `resumed` (the state's `iter` and `epoch`) are set in it.
 
     Raises:
-        UserError: a state that was asked for cannot be read, no state is whole, or the run is past its end.
+        UserError: a state that was asked for cannot be read, no state can be read, or the run is past its end.
     """
-    if opt.get('dist'):  # without manual_seed in the file every process has drawn its own
+    if opt.get('dist'):  # without manual_seed in the file every process has chosen its own
         seeds = [opt['manual_seed']]
         torch.distributed.broadcast_object_list(seeds, src=0)
         opt['manual_seed'] = seeds[0]
@@ -90,10 +90,10 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f'{path}: no such training state')
     try:
         state = load_data(path)
-    except Exception as error:  # a damaged file fails in whatever way its bytes suggest
+    except Exception as error:  # whatever a damaged file leads to
         raise UserError(f'{path}: damaged or no training state ({type(error).__name__}); remove it') from error
     if not _is_state(state):
-        raise UserError(f'{path}: not a training state; those lie in experiments/NAME/training_states')
+        raise UserError(f'{path}: not a training state; those are in experiments/NAME/training_states')
     return state
 
 
