@@ -380,8 +380,8 @@ class RAMiT(nn.Module):
         window_size: side M of the attention windows, even.
         hidden_ratio: width of the feed-forward network in units of `dim`.
         qkv_bias: whether query, key and value have a bias.
-        mobivari_version: 2, or 1 for the published RAMiT-1 checkpoints.
-        mobivari_act: leaky_relu, relu6, relu, gelu or silu (Tab. 4c).
+        mobivari_version: 1 is for the published RAMiT-1 checkpoints.
+        mobivari_act: activation of a MobiVari (Tab. 4c).
         exp_factor: expansion of a MobiVari (version 2).
         expand_groups: groups of its expanding convolution (version 2).
         mixer_exp_factor: the same in bottleneck and H-RAMi; None takes `exp_factor` (Appendix A.6).
@@ -392,7 +392,8 @@ class RAMiT(nn.Module):
         attn_drop: dropout rate of the attention maps.
         proj_drop: dropout rate after the projection of the attentions.
         drop_path: stochastic depth rate of the last block; it grows linearly from 0 in the first.
-        img_mean, img_std: statistics of the training images by channel, of values in [0, 1] (Appendix B).
+        img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1]
+            (Appendix B).
 
     Raises:
         ValueError: an option is out of its range or contradicts another; names the option and what is allowed.

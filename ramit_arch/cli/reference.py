@@ -62,7 +62,7 @@ def markdown() -> str:
     for name, network in NETWORKS.items():
         if '__init__' in vars(network):
             heirs = [f'`{heir}`' for heir, kind in NETWORKS.items() if network in kind.__bases__]
-            text = f'Also of {" and ".join(heirs)}.' if heirs else ''
+            text = f'{" and ".join(heirs)} have the same arguments.' if heirs else ''
             parts.append(_table(f'## `network_g` with `type: {name}`', _argument_rows(network), text))
     parts += [_table(f'## {title}', _rows(kind)) for title, kind in CHAPTERS]
     return '\n'.join(parts)
@@ -97,7 +97,7 @@ def _argument_rows(network: type) -> Iterator[str]:
     described = describe_arguments(network)
     for name, parameter in inspect.signature(network).parameters.items():
         accepted = _code(words(signature(network).hints[name]))
-        yield _row(name, accepted, _default(parameter.default), described[name])
+        yield _row(name, accepted, _default(parameter.default), described[name][0].upper() + described[name][1:])
 
 
 def describe_arguments(function: Any) -> dict[str, str]:
