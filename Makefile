@@ -53,10 +53,10 @@ bench: setup
 	$(BIN)/python benchmarks/preparing.py
 	$(BIN)/python benchmarks/loader.py
 
-stress: setup
+stress: $(DATA)
 	$(BIN)/python tests/stress/bad_inputs.py --work stress/bad_inputs
 	$(BIN)/python tests/stress/kill_training.py --work stress/kill_training
-	$(BIN)/python tests/stress/kill_prepare.py --work stress/kill_prepare
+	$(BIN)/python tests/stress/kill_prepare.py --images datasets/quickstart/test/HR --work stress/kill_prepare
 	$(BIN)/python tests/stress/endings.py --work stress/endings
 
 clean:

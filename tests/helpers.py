@@ -85,6 +85,8 @@ def call_basicsr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = basicsr_command.main()
+    except SystemExit as stop:  # of argparse
+        code = int(stop.code or 0)
     finally:
         os.chdir(before)
         sys.argv = argv

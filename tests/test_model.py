@@ -314,7 +314,7 @@ def test_two_images_of_one_name_are_refused_rather_than_overwritten(tmp_path: Pa
         roots.append({'dataroot_gt': str(gt), 'dataroot_lq': str(lq)})
     section = {'name': 'twins', 'type': 'PairedRestorationDataset', 'phase': 'val', 'scale': 2, 'roots': roots}
     loader = build_dataloader(build_dataset(section), section)
-    with pytest.raises(UserError, match='2 images of twins'):
+    with pytest.raises(UserError, match='duplicate image name in twins'):
         make_model(tmp_path).validation(loader, 4, None, save_img=True)
 
 
