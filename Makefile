@@ -4,7 +4,7 @@
 # make lint    ruff and mypy
 # make reference   docs/options.md and the JSON Schema, from the classes and signatures that are read
 # make bench   speed and memory beside other implementations: ten minutes on two CPU cores
-# make stress   wrong input, kills at random moments, endings of trainings: an hour
+# make stress   wrong input, kills at random moments, endings of trainings
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -54,6 +54,7 @@ bench: setup
 	$(BIN)/python benchmarks/loader.py
 
 stress: $(DATA)
+	rm -rf stress
 	$(BIN)/python tests/stress/bad_inputs.py --work stress/bad_inputs
 	$(BIN)/python tests/stress/kill_training.py --work stress/kill_training
 	$(BIN)/python tests/stress/kill_prepare.py --images datasets/quickstart/test/HR --work stress/kill_prepare

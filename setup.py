@@ -42,6 +42,8 @@ setup(
         'lmdb>=1.4',
         'pyyaml>=6.0',
         'pydantic>=2.7',
+        'annotated-types>=0.6',
+        'typing-extensions>=4.6',
         'scipy>=1.10',
         'pillow>=10.1',
         'safetensors>=0.4',

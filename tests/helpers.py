@@ -93,6 +93,19 @@ def call_basicsr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(['basicsr', *arguments], code, out.getvalue(), err.getvalue())
 
 
+def start_training(folder: Path) -> subprocess.Popen[str]:
+    """`basicsr train -opt train.yml` in a session of its own, once it trains."""
+    process = subprocess.Popen(
+        [str(BASICSR), 'train', '-opt', 'train.yml'],
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr
+    for line in process.stderr:
+        if 'l_pix' in line:
+            return process
+    raise AssertionError('it never trained')
+
+
 def run_torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The same, as several processes on this machine."""
     command = [str(BASICSR.with_name('torchrun')), '--standalone', f'--nproc_per_node={processes}', str(BASICSR)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import BASICSR, call_basicsr, problems, run_basicsr, tiny_options, write_lmdb, write_options
+from helpers import call_basicsr, problems, run_basicsr, start_training, tiny_options, write_lmdb, write_options
 from torch.utils.data import DataLoader
 
 from ramit_arch import compat
@@ -140,12 +140,7 @@ def test_the_command_stops_another_model_with_its_own_checkpoint(pairs: tuple[Pa
     opt['train']['total_iter'] = 10**6
     opt['val']['val_freq'] = 10**6
     write_options(tmp_path / 'train.yml', opt)
-    process = subprocess.Popen(
-        [str(BASICSR), 'train', '-opt', 'train.yml'],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stderr
-    next(line for line in process.stderr if 'l_pix' in line)
+    process = start_training(tmp_path)
     os.killpg(process.pid, signal.SIGTERM)  # workers too
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err

@@ -274,6 +274,23 @@ def test_file_trains_two_iterations_validates_and_its_test_file_tests(
     run_test(file.with_name('test_' + file.name.removeprefix('train_')), trained['network_g'], generated, tmp_path)
 
 
+def test_errors_in_a_row_name_the_file_of_its_task_and_verb(tmp_path: Path) -> None:
+    for verb, kind in [('train', 'train'), ('test', 'test')]:
+        row = f'{ABLATIONS}::RAMiT_CDN_gelu'
+        text = call_basicsr(verb, '-opt', row, '--force_yml', 'name=a', cwd=tmp_path).stderr
+        assert f'options/{kind}_RAMiT_CDN.yml:' in text
+        assert f'options/{"test" if kind == "train" else "train"}_RAMiT_CDN.yml:' not in text
+
+
+def test_a_malformed_ablation_file_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / 'mine.yml').write_text('ablations: {wide: {tasks: SRx2, network_g: {dim: 96}}}\n')
+    text = call_basicsr('options', 'mine.yml', cwd=tmp_path).stderr
+    assert text == (
+        'error: ablation file: experiment is missing; ablations.wide.source is missing; '
+        "ablations.wide.tasks is 'SRx2'; it must be a list of texts\n"
+    )
+
+
 def test_a_row_of_the_ablations_trains_and_is_tested(generated: Path, tmp_path: Path) -> None:
     name = 'RAMiT_SRx4_DaViT-full'
     trained = run_training(f'{ABLATIONS}::{name}', generated, tmp_path)

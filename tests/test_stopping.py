@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
-from helpers import BASICSR, ROOT, make_model, run_basicsr, step, tiny_options, weights, write_options
+from helpers import ROOT, make_model, run_basicsr, start_training, step, tiny_options, weights, write_options
 
 from ramit_arch import files, stopping
 from ramit_arch.data.loaders import RunState
@@ -57,15 +57,7 @@ def begin(pairs: tuple[Path, Path], folder: Path, **changes: Any) -> subprocess.
     opt['val']['val_freq'] = 100000
     opt.update(changes)
     write_options(folder / 'train.yml', opt)
-    process = subprocess.Popen(
-        [str(BASICSR), 'train', '-opt', 'train.yml'],
-        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stderr
-    for line in process.stderr:
-        if 'l_pix' in line:
-            return process
-    raise AssertionError('it never trained')
+    return start_training(folder)
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

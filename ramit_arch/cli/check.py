@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     network, datasets = checks.check(opt, args, training)
     print(dump(opt))
     model = opt['model_type']
-    how = 'that can start' if network else f'as far as can be seen; the keys of {model} itself are its own'
+    how = 'that can start' if network is not None else f'as far as can be seen; the keys of {model} itself are its own'
     print(f'# {args.opt}: a {"training" if training else "test"} {how}.')
     for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(network)]:
         print(f'# {line}')
@@ -60,4 +60,6 @@ def _sets(opt: dict[str, Any], datasets: dict[str, RestorationDataset]) -> list[
 
 
 def _size(network: nn.Module | None) -> list[str]:
-    return [f'{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters'] if network else []
+    if network is None:
+        return []
+    return [f'{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters']

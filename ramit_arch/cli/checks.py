@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from basicsr.archs import build_network
 from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.utils import registry
 from torch import nn
@@ -89,10 +88,11 @@ def check(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> Buil
     """
     continuing = training and args.auto_resume and _has_states(opt, args.debug)
     options, problems = check_values(opt, training)
-    raise_problems(problems, args.opt, args.force_yml)
+    raise_problems(problems, args.opt, args.force_yml, testing=not training)
     assert options is not None
     missing = missing_files(opt, checkpoints=not continuing)
-    raise_problems([*find_contradictions(options, training), *missing], args.opt, args.force_yml)
+    contradicting = [*find_contradictions(options, training), *missing]
+    raise_problems(contradicting, args.opt, args.force_yml, testing=not training)
     network, problems = build_called(options, training)
     with noting(problems, ('num_gpu',)):
         _check_hardware({**opt, **launch_info(opt, args.launcher)}, options, training, problems)
@@ -108,7 +108,7 @@ def check(opt: dict[str, Any], args: argparse.Namespace, training: bool) -> Buil
     elif network is not None and not continuing:
         with noting(problems, ('path', 'pretrain_network_g')):
             _fit_checkpoint(network, options.file, getattr(options.file, 'train', None) if training else None)
-    raise_problems(problems, args.opt, args.force_yml)
+    raise_problems(problems, args.opt, args.force_yml, testing=not training)
     return Built(network, datasets)
 
 
@@ -130,8 +130,8 @@ def network_problems(opt: dict[str, Any]) -> list[Problem]:
     problems = check_call(('network_g',), with_text_keys(section), 'arch')
     if not problems:
         with noting_network(problems, section):
-            problems += disagreements(build(section), scale, {})
-    return problems
+            network = build(section)
+    return problems or disagreements(network, scale, {})
 
 
 @contextmanager
@@ -270,8 +270,6 @@ def find_contradictions(options: Options, training: bool) -> Iterator[Problem]:
     """What does not go together in the file, or with this machine."""
     file, datasets = options.file, options.datasets
     yield from contradictions(file)
-    if not training and not datasets:
-        yield Problem(('datasets',), 'datasets has no dataset to test')
     if file.num_gpu not in ('auto', 0) and not torch.cuda.is_available():
         text = f'num_gpu is {file.num_gpu}, but torch finds no CUDA device here; set num_gpu: auto or 0'
         yield Problem(('num_gpu',), text)
@@ -282,12 +280,14 @@ def find_contradictions(options: Options, training: bool) -> Iterator[Problem]:
         if section.prefetch_mode == 'cuda' and not torch.cuda.is_available():
             text = f'datasets.{phase}.prefetch_mode is cuda, but torch finds no CUDA device here; remove it'
             yield Problem((*path, 'prefetch_mode'), text)
-        if section.phase != 'train' and section.name in names:
+        if section.phase == 'train':
+            continue
+        if section.name in names:
             text = f'datasets.{phase}.name is {section.name}, the name of another dataset; rename either'
             yield Problem((*path, 'name'), text)
-        names |= {section.name} if section.phase != 'train' else set()
+        names.add(section.name)
         protocol = getattr(file.val, 'protocol', None)
-        if protocol and section.phase != 'train' and isinstance(section, RestorationOptions):
+        if protocol and isinstance(section, RestorationOptions):
             for key, text in image_conflicts(protocol, section):
                 yield Problem((*path, key), f'datasets.{phase}.{key} {text}')
     if training:
@@ -351,6 +351,7 @@ def build_called(options: Options, training: bool) -> tuple[nn.Module | None, li
     section = options.raw['network_g']
     with noting_network(problems, section):
         network = build(section)
+    if network is not None:
         problems += disagreements(network, options.file.scale, options.datasets) or wrong_output(network, options.file)
     if training:
         train = options.raw['train']
@@ -387,11 +388,12 @@ def noting_network(problems: list[Problem], section: dict[str, Any]) -> Iterator
 
 def build(section: dict[str, Any]) -> nn.Module:
     """A network on the meta device, or on the CPU if its constructor computes with tensors."""
+    network, arguments = registered(section['type'], 'arch'), {k: v for k, v in section.items() if k != 'type'}
     try:
         with torch.device('meta'):
-            return registered(section['type'], 'arch')(**{k: v for k, v in section.items() if k != 'type'})
-    except (NotImplementedError, RuntimeError):
-        return build_network(dict(section))
+            return network(**copy.deepcopy(arguments))
+    except Exception:  # it may need real tensors; otherwise it fails again, and that error is reported
+        return network(**copy.deepcopy(arguments))
 
 
 def disagreements(network: nn.Module, scale: int, datasets: dict[str, basicsr.DatasetOptions]) -> list[Problem]:

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
     opt = resolve(args, args.opt)
     problems = checks.find_problems(opt, training=False) or checks.missing_files(opt, checkpoints=False)
-    raise_problems(problems, args.opt, args.force_yml)
+    raise_problems(problems, args.opt, args.force_yml, testing=True)
     folder = Path('results', opt['name'])
     for phase, dataset in sorted(opt['datasets'].items()):
         name = dataset['name']

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ramit_arch.errors import UserError
-from ramit_arch.models.options import Training, Validation
+from ramit_arch.models.options import ComputeOptions
 
 GRAPHS = 64  # that training and validation may compile of one function
 
@@ -72,7 +72,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def read_compute(section: Training | Validation | None, name: str, device: torch.device) -> tuple[Compute, str]:
+def read_compute(section: ComputeOptions | None, name: str, device: torch.device) -> tuple[Compute, str]:
     """The settings of `train` or `val`, and a line that says what was chosen and why.
 
     Raises:
@@ -81,7 +81,7 @@ def read_compute(section: Training | Validation | None, name: str, device: torch
     gpu = device.type == 'cuda'
     values, parts = {}, []
     for key, (default, why) in _defaults(name, gpu).items():
-        given = getattr(section, key) if section and key in section.model_fields_set else None
+        given = getattr(section, key, None)
         values[key] = default if given is None else given
         why = f'default: {why}' if given is None else f'{name}.{key}'
         if key == 'tf32' and not gpu:

@@ -13,9 +13,9 @@ from ramit_arch.data.progression import ProgressiveTraining
 from ramit_arch.errors import suggestion
 from ramit_arch.evaluation.protocols import PROTOCOLS, standard_metrics
 from ramit_arch.options import basicsr
-from ramit_arch.options.section import Conflict, Count, OwnSection, Positive, Text, whole
+from ramit_arch.options.section import Conflict, Count, Natural, OwnSection, Positive, Section, Text, whole
 
-Milestone = Annotated[int, Ge(0), Le(2**53), BeforeValidator(whole)]
+Milestone = Annotated[Natural, BeforeValidator(whole)]
 
 
 class Paths(basicsr.Paths):
@@ -42,10 +42,8 @@ class Metric(basicsr.Metric):
 
 
 class Optimiser(basicsr.Call):
-    """The other keys are arguments of `torch.optim.Adam`: betas, eps, weight_decay and so on."""
-
     type: Literal['Adam']
-    """Adam; the other keys are arguments of `torch.optim.Adam`."""
+    """Adam; the other keys are arguments of `torch.optim.Adam`: betas, eps, weight_decay and so on."""
     lr: Positive
     """Full learning rate, for a total batch of `lr_batch_size` if that is set."""
 
@@ -64,7 +62,20 @@ class WarmStart(OwnSection):
     """Iterations that train the reconstruction head alone, at constant rate."""
 
 
-class Training(ProgressiveTraining):
+class ComputeOptions(Section):
+    """How the network is computed; `models.compute` has the defaults."""
+
+    bf16: bool | None = None
+    """bfloat16 autocast, off by default; weights stay float32."""
+    tf32: bool | None = None
+    """TF32 for float32 products on a GPU, on by default in training."""
+    channels_last: bool | None = None
+    """Channels-last memory format, on by default on a GPU."""
+    compile: bool | None = None
+    """`torch.compile`, off by default: on a CPU what the network chooses, on a GPU all of it, by size."""
+
+
+class Training(ComputeOptions, ProgressiveTraining):
     model_config = ConfigDict(extra='forbid')
 
     optim_g: Optimiser
@@ -85,16 +96,8 @@ class Training(ProgressiveTraining):
     """Gradient accumulation steps; the effective batch size does not change."""
     grad_clip_norm: Positive | None = None
     """Clip the gradient to this L2 norm."""
-    bf16: bool = False
-    """bfloat16 autocast; weights stay float32."""
-    tf32: bool | None = None
-    """TF32 for float32 products on a GPU; in training on by default."""
-    channels_last: bool | None = None
-    """Channels-last memory format; on by default on a GPU."""
-    compile: bool = False
-    """`torch.compile`: on a CPU what the network chooses, on a GPU all of it, by size."""
-    checkpointing: bool = False
-    """Activation checkpointing: less memory, slower."""
+    checkpointing: bool | None = None
+    """Activation checkpointing, off by default: less memory, slower."""
 
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()
@@ -115,7 +118,7 @@ class Training(ProgressiveTraining):
             yield ('scheduler', 'milestones'), text
 
 
-class Validation(basicsr.Validation):
+class Validation(ComputeOptions, basicsr.Validation):
     model_config = ConfigDict(extra='forbid')
 
     metrics: dict[str, Metric] | None = None  # type: ignore[assignment]
@@ -124,14 +127,6 @@ class Validation(basicsr.Validation):
     """Metrics of a task as the paper computes them; `metrics` may add others."""
     size_multiple: Count = 1
     """Pad images to multiples of this and crop the outputs; for networks that need it (SwinIR: its window size, 8)."""
-    bf16: bool = False
-    """As in `train`; scores are those of float32 by default."""
-    tf32: bool = False
-    """As in `train`."""
-    channels_last: bool | None = None
-    """As in `train`."""
-    compile: bool = False
-    """As in `train`."""
 
     def all_metrics(self, scale: int) -> dict[str, dict[str, Any]]:
         """BasicSR's metrics of the protocol, and those that `metrics` adds."""

@@ -37,11 +37,11 @@ def own_options(opt: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in opt.items() if key not in ADDED}, 'path': paths}
 
 
-def check_output(output: Any, gt: torch.Tensor) -> None:
-    """Raises UserError if a network's output is no tensor of the size of its target (N, C, H, W)."""
+def check_output(output: Any, gt: torch.Tensor | None = None) -> None:
+    """Raises UserError if a network's output is no tensor (N, C, H, W), or not of the size of its ground truth."""
     if not isinstance(output, torch.Tensor):
         raise UserError(f'network_g returned {type(output).__name__}; it must be one tensor (N, C, H, W)')
-    if output.shape != gt.shape:
+    if gt is not None and output.shape != gt.shape:
         sizes = [f'{x.shape[-1]}x{x.shape[-2]}' for x in (output, gt)]
         if sizes[0] == sizes[1]:
             sizes = [f'{x.shape[1]} channels' for x in (output, gt)]
@@ -88,7 +88,7 @@ class ScoringModel(SRModel):
         height, width = (size * self.options.scale for size in self.lq.shape[-2:])
         with torch.no_grad(), self.val_compute.active():
             output = self._val_network[1](self.val_compute.image(symmetric_pad(self.lq, multiple)))
-        check_output(output, output)
+        check_output(output)
         self.output = output[..., :height, :width].float() if multiple > 1 else output.float()
         net.train(training)
 

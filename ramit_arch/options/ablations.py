@@ -9,17 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from ramit_arch.errors import UserError, suggestion
+from ramit_arch.options.section import Section, Text, parse
 
 SEPARATOR = '::'
-OWN_KEYS = ('source', 'tasks')
+
+
+class Variant(Section):
+    """What an ablation changes; all other keys of its section are options."""
+
+    source: Text
+    tasks: list[Text]
+
+
+class AblationFile(Section):
+    """An experiment, whose option files of the tasks are the bases, and its variants."""
+
+    experiment: Text
+    ablations: dict[str, Variant]
 
 
 def rows(content: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Name of each row, with its task, its variant, and the variant's section."""
+    """Name of each row, with its task, its variant, and the variant's section.
+
+    Raises:
+        UserError: the file's own keys are missing or wrong.
+    """
+    file = parse(AblationFile, content, 'ablation file')
     return {
-        f'{content["experiment"]}_{task}_{variant}': (task, variant, section)
-        for variant, section in content['ablations'].items()
-        for task in section['tasks']
+        f'{file.experiment}_{task}_{variant}': (task, variant, content['ablations'][variant])
+        for variant, section in file.ablations.items()
+        for task in section.tasks
     }
 
 
@@ -55,7 +74,7 @@ def apply(opt: dict[str, Any], content: dict[str, Any], name: str, testing: bool
     """
     task, variant, section = rows(content)[name]
     network = {**opt['network_g'], **section.get('network_g', {})}  # also where the type is another
-    changes = {key: value for key, value in section.items() if key not in (*OWN_KEYS, 'network_g')}
+    changes = {key: value for key, value in section.items() if key not in (*Variant.model_fields, 'network_g')}
     result = {**opt, **changes, 'name': name}
     result['network_g'] = {key: value for key, value in network.items() if value is not None}
     first = f'{content["experiment"]}_SRx2_{variant}'  # the warm start of x3 and x4

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from pydantic import Field
 
+from ramit_arch.archs.arguments import LARGEST
 from ramit_arch.options.section import Conflict, Count, Iterations, Natural, Positive, Section, Share, Text
 
 Name = Annotated[
@@ -107,7 +108,7 @@ class Training(Section):
 
     total_iter: Iterations
     """Iterations in total, a warm start included."""
-    warmup_iter: Annotated[int, Ge(-1), Le(2**53)] = -1
+    warmup_iter: Annotated[int, Ge(-1), Le(LARGEST)] = -1
     """Iterations of linear warm-up of the learning rate, counted from the end of a warm start; -1 for none."""
     ema_decay: Share = 0.0
     """Decay of an exponential moving average of the weights, which is validated instead of them; 0 for none."""

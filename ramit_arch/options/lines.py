@@ -14,13 +14,14 @@ from ramit_arch.options.section import KeyPath, Problem
 MERGE = 'tag:yaml.org,2002:merge'  # <<, which takes the keys of another section
 
 
-def raise_problems(problems: Iterable[Problem], file: str, assignments: list[str]) -> None:
+def raise_problems(problems: Iterable[Problem], file: str, assignments: list[str], testing: bool = False) -> None:
     """Raise all problems, each with its file and line.
 
     Args:
         problems: what is wrong, if anything.
         file: the option file.
         assignments: those of `--force_yml`.
+        testing: whether a row of an ablation file is for a test.
 
     Raises:
         UserError: there are problems.
@@ -29,14 +30,14 @@ def raise_problems(problems: Iterable[Problem], file: str, assignments: list[str
     if not found:
         return
     try:
-        lines = find_lines(file, assignments)
+        lines = find_lines(file, assignments, testing)
     except RecursionError:  # a section that is merged into itself
         lines = {(): file}
     located = [f'{line}: {text}' for line, text in sorted(_locate(found, lines), key=lambda item: _order(item[0]))]
     raise UserError('\n'.join(located if len(located) == 1 else [counted(len(located), 'problem'), *located]))
 
 
-def find_lines(name: str | Path, assignments: Iterable[str] = ()) -> dict[KeyPath, str]:
+def find_lines(name: str | Path, assignments: Iterable[str] = (), testing: bool = False) -> dict[KeyPath, str]:
     """`file:line` of every value of an option file that can be loaded, and of its bases; of the file itself at ().
 
     Of a row of an ablation file all is in the base but what the row changes.
@@ -55,7 +56,7 @@ def find_lines(name: str | Path, assignments: Iterable[str] = ()) -> dict[KeyPat
         content = read(file)
         at = ('ablations', ablations.rows(content)[row][1])
         changed = {key[len(at) :]: line for key, line in lines.items() if key[: len(at)] == at}
-        lines = {**find_lines(ablations.base_of(file, content, row, testing=False)), **changed}
+        lines = {**find_lines(ablations.base_of(file, content, row, testing)), **changed}
     for assignment in assignments:
         place: KeyPath = tuple(assignment.partition('=')[0].strip().split(':'))
         lines = {p: line for p, line in lines.items() if p[: len(place)] != place}

@@ -42,7 +42,7 @@ def whole(value: Any) -> Any:
 
 Count = Annotated[int, Ge(1), Le(LARGEST)]
 Natural = Annotated[int, Ge(0), Le(LARGEST)]
-Iterations = Annotated[int, Ge(1), Le(LARGEST), BeforeValidator(whole)]
+Iterations = Annotated[Count, BeforeValidator(whole)]
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
