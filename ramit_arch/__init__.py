@@ -1,5 +1,5 @@
-"""RAMiT for BasicSR. Importing this package makes BasicSR importable and registers the network, the datasets and the
-model with it."""
+"""RAMiT for BasicSR. Importing this package makes BasicSR importable and registers the networks, the datasets and the
+model with it; `load_network` and `Restorer` restore pictures without it."""
 
 from importlib.metadata import version
 
@@ -11,6 +11,8 @@ from ramit_arch.archs.davit_arch import DaViTCore, DaViTFull  # noqa: E402
 from ramit_arch.archs.ramit_arch import RAMiT  # noqa: E402
 from ramit_arch.data.gaussian_denoising_dataset import GaussianDenoisingDataset  # noqa: E402
 from ramit_arch.data.paired_restoration_dataset import PairedRestorationDataset  # noqa: E402
+from ramit_arch.inference.networks import load_network  # noqa: E402
+from ramit_arch.inference.restorer import Restorer  # noqa: E402
 from ramit_arch.models.ramit_model import RAMiTModel  # noqa: E402
 
 __version__ = version('ramit-arch')
@@ -21,5 +23,7 @@ __all__ = [
     'PairedRestorationDataset',
     'RAMiT',
     'RAMiTModel',
+    'Restorer',
     '__version__',
+    'load_network',
 ]

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramit_arch import RAMiT, RAMiTModel
 from ramit_arch.errors import UserError
-from ramit_arch.models.checkpoints import read_weights
+from ramit_arch.inference.checkpoints import read_weights
 
 # ------------------------------------------------------------------------------------------------------------ training
 

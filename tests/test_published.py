@@ -13,7 +13,7 @@ from helpers import run_basicsr, write_lmdb, write_options
 from test_ramit_arch import NETWORKS
 
 from ramit_arch import RAMiT, options
-from ramit_arch.models.checkpoints import load_weights, read_weights
+from ramit_arch.inference.checkpoints import load_weights, read_weights
 
 
 @pytest.mark.parametrize(

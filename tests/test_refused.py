@@ -20,7 +20,7 @@ from ramit_arch.data import pixels
 from ramit_arch.data.pixels import MAX_PIXELS, decode
 from ramit_arch.data.stores import open_store, parse_meta_info
 from ramit_arch.errors import UserError
-from ramit_arch.models.checkpoints import read_weights
+from ramit_arch.inference.checkpoints import read_weights
 from ramit_arch.models.states import read_state
 
 

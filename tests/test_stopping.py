@@ -23,7 +23,7 @@ from ramit_arch.data.loaders import RunState
 from ramit_arch.data.samplers import ResumableBatchSampler
 from ramit_arch.errors import UserError
 from ramit_arch.files import atomic_write
-from ramit_arch.models.checkpoints import remove_old
+from ramit_arch.inference.checkpoints import remove_old
 
 
 def test_a_killed_run_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:

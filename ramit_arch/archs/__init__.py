@@ -9,4 +9,6 @@ framework wants to know it may answer by these attributes, all optional:
     reconstruction_head         name of the submodule that depends on the factor, for a warm start
     set_grad_checkpointing(on)  activation checkpointing
     set_compiled(on)            compile what pays on a CPU; without it `torch.compile` takes the whole network
+    tasks_of(weights)           tasks that a network of these weights may be for, if they are its own
+    options_from(weights, task) its arguments, for checkpoints that do not carry them
 """

@@ -48,6 +48,7 @@ from ramit_arch.archs.layers import (
     window_partition,
     window_reverse,
 )
+from ramit_arch.archs.ramit_shapes import options_from, tasks_of
 from ramit_arch.archs.row_bands import in_bands
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
@@ -400,6 +401,7 @@ class RAMiT(nn.Module):
     """
 
     reconstruction_head = 'to_target'
+    tasks_of, options_from = staticmethod(tasks_of), staticmethod(options_from)
 
     @checked
     def __init__(

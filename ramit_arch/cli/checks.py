@@ -26,8 +26,8 @@ from ramit_arch.data.restoration_dataset import RestorationDataset, RestorationO
 from ramit_arch.errors import UserError, suggestion
 from ramit_arch.evaluation.protocols import image_conflicts
 from ramit_arch.evaluation.scores import ROW_KEYS
+from ramit_arch.inference.checkpoints import fitting_weights, read_weights
 from ramit_arch.models import options as ours
-from ramit_arch.models.checkpoints import fitting_weights, read_weights
 from ramit_arch.models.compute import check_checkpointing, read_compute
 from ramit_arch.models.ramit_model import head_prefix
 from ramit_arch.models.states import read_state

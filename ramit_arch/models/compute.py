@@ -1,75 +1,17 @@
-"""How a network is computed: precision, memory format, compilation and activation checkpointing."""
+"""How a network is computed in training and validation: the options, their defaults, and what a machine can do."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from ramit_arch.errors import UserError
+from ramit_arch.inference.compute import Compute
 from ramit_arch.models.options import ComputeOptions
-
-GRAPHS = 64  # that training and validation may compile of one function
-
-
-@dataclass(frozen=True)
-class Compute:
-    """What is set for training or for validation.
-
-    bf16: bfloat16 autocast; weights stay in float32.
-    tf32: products and convolutions of float32 on the TF32 units of a GPU, with 10 bits of mantissa.
-    channels_last: images and weights of convolutions in the channels-last memory format.
-    compile: `torch.compile`. On a CPU a network that has `set_compiled` chooses what to compile. On a GPU, and of
-        another network, the whole is, for every size of image on its own, up to `GRAPHS` graphs.
-    checkpointing: activation checkpointing.
-    """
-
-    device: torch.device
-    bf16: bool
-    tf32: bool
-    channels_last: bool
-    compile: bool
-    checkpointing: bool = False
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Compute as set. TF32 stays set afterwards: it is global, and backward passes need it too."""
-        if self.device.type == 'cuda':
-            torch.backends.cuda.matmul.allow_tf32 = self.tf32
-            torch.backends.cudnn.allow_tf32 = self.tf32
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            yield
-
-    def image(self, image: Tensor) -> Tensor:
-        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
-
-    def network(self, network: nn.Module) -> Any:
-        """What to call instead of the network, whose parameters it shares."""
-        if self.compile:  # the limit is of a function, which training and validation share
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        if self.device.type == 'cpu' and hasattr(unwrapped(network), 'set_compiled'):
-            return partial(self._call, network)
-        return torch.compile(network, dynamic=False) if self.compile else network
-
-    def _call(self, network: nn.Module, image: Tensor) -> Tensor:
-        # Set at every call and left so: training and validation may share the network, and a backward pass with
-        # checkpointing needs what its forward pass had.
-        unwrapped(network).set_compiled(self.compile)  # type: ignore[operator]
-        return network(image)
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel."""
-    return network.module if isinstance(network, DistributedDataParallel) else network
 
 
 def read_compute(section: ComputeOptions | None, name: str, device: torch.device) -> tuple[Compute, str]:

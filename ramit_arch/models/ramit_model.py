@@ -20,10 +20,12 @@ from ramit_arch.data.loaders import RunState
 from ramit_arch.data.progression import read_progression
 from ramit_arch.data.samplers import derive_seed
 from ramit_arch.errors import UserError
-from ramit_arch.models.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
+from ramit_arch.inference.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
+from ramit_arch.inference.networks import describe
+from ramit_arch.inference.restorer import check_output
 from ramit_arch.models.compute import check_checkpointing, read_compute
 from ramit_arch.models.schedule import make_schedule
-from ramit_arch.models.scoring_model import ScoringModel, check_output
+from ramit_arch.models.scoring_model import ScoringModel
 from ramit_arch.options import without_nulls
 
 
@@ -241,10 +243,11 @@ class RAMiTModel(ScoringModel):
         """As BasicSR's, but atomically, and with an error if it fails."""
         nets = net if isinstance(net, list) else [net]
         keys = param_key if isinstance(param_key, list) else [param_key]
-        content = {
+        content: dict[str, Any] = {
             key: {name: tensor.cpu() for name, tensor in self.get_bare_model(each).state_dict().items()}
             for key, each in zip(keys, nets, strict=True)
         }
+        content['network'] = describe(self.options.network_g, self.options.scale, self.scoring.protocol)
         name = 'latest' if current_iter == -1 else current_iter
         write_checkpoint(content, Path(self.opt['path']['models'], f'{net_label}_{name}.pth'))
 

@@ -18,11 +18,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ramit_arch.archs.layers import symmetric_pad
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.protocols import describe
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.files import atomic_write
+from ramit_arch.inference.restorer import check_output, restore_whole
 from ramit_arch.models.compute import read_compute
 from ramit_arch.models.options import CommonFile, Paths, TestFile, TrainFile, Validation
 from ramit_arch.options.section import parse
@@ -35,17 +35,6 @@ def own_options(opt: dict[str, Any]) -> dict[str, Any]:
     """The options of a run as the file has them."""
     paths = {key: value for key, value in opt['path'].items() if key in Paths.model_fields}
     return {**{key: value for key, value in opt.items() if key not in ADDED}, 'path': paths}
-
-
-def check_output(output: Any, gt: torch.Tensor | None = None) -> None:
-    """Raises UserError if a network's output is no tensor (N, C, H, W), or not of the size of its ground truth."""
-    if not isinstance(output, torch.Tensor):
-        raise UserError(f'network_g returned {type(output).__name__}; it must be one tensor (N, C, H, W)')
-    if gt is not None and output.shape != gt.shape:
-        sizes = [f'{x.shape[-1]}x{x.shape[-2]}' for x in (output, gt)]
-        if sizes[0] == sizes[1]:
-            sizes = [f'{x.shape[1]} channels' for x in (output, gt)]
-        raise UserError(f'network_g returned {sizes[0]} for a target of {sizes[1]}')
 
 
 class ScoringModel(SRModel):
@@ -84,12 +73,9 @@ class ScoringModel(SRModel):
             self._val_network = net, self.val_compute.network(net)
         training = net.training
         net.eval()
-        multiple = self.scoring.size_multiple
-        height, width = (size * self.options.scale for size in self.lq.shape[-2:])
         with torch.no_grad(), self.val_compute.active():
-            output = self._val_network[1](self.val_compute.image(symmetric_pad(self.lq, multiple)))
-        check_output(output)
-        self.output = output[..., :height, :width].float() if multiple > 1 else output.float()
+            lq = self.val_compute.image(self.lq)
+            self.output = restore_whole(self._val_network[1], lq, self.options.scale, self.scoring.size_multiple)
         net.train(training)
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:

@@ -9,7 +9,7 @@ import torch
 from basicsr.utils import check_resume
 
 from ramit_arch.errors import UserError
-from ramit_arch.models.checkpoints import load_data, read_weights
+from ramit_arch.inference.checkpoints import load_data, read_weights
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
 """Checkpoints: read without executing anything in them, written atomically, and old ones removed.
 
-Read are BasicSR's, plain state dicts and safetensors.
+BasicSR's files, plain state dicts and safetensors can be read. Those written here hold, beside the weights, the network
+that they are for (`network`, see `networks.describe`); in safetensors as JSON in the metadata.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import pickle
 import zipfile
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ramit_arch.errors import UserError
@@ -33,17 +36,34 @@ def read_weights(path: str, key: str | None = 'params') -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, damaged, of another kind, or holds more than tensors and plain values.
     """
+    return pick_weights(read_content(path), key, path)
+
+
+def read_content(path: str) -> dict[str, Any]:
+    """All that a checkpoint file holds, on the CPU, as BasicSR lays it out: `params`, `params_ema`, `network`.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f'{path}: no such checkpoint')
+        raise UserError(f'{path}: {"a folder, not a checkpoint" if file.is_dir() else "no such checkpoint"}')
     try:
-        content = load_file(file) if file.suffix == '.safetensors' else load_data(file)
+        content = _load_safetensors(file) if file.suffix == '.safetensors' else load_data(file)
     except pickle.UnpicklingError as error:
         raise UserError(f'{path}: refused; it is damaged or holds more than tensors and plain values') from error
     except Exception as error:  # whatever a damaged file leads to
         raise UserError(f'{path}: not a checkpoint that can be read; it may be damaged ({_brief(error)})') from error
-    weights = _pick(content, key, path)
-    return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return {'params': content}
+    return content if isinstance(content, dict) else {}
+
+
+def _load_safetensors(file: Path) -> dict[str, Any]:
+    with safe_open(file, 'pt') as stored:
+        network = (stored.metadata() or {}).get('network')
+        described = {} if network is None else {'network': json.loads(network)}
+        return {'params': {name: stored.get_tensor(name) for name in stored.keys()}, **described}  # noqa: SIM118
 
 
 def _brief(error: Exception) -> str:
@@ -68,15 +88,20 @@ def load_data(file: Path) -> Any:
     return torch.load(file, map_location='cpu', weights_only=True)
 
 
-def _pick(content: object, key: str | None, path: str) -> dict[str, Tensor]:
-    if isinstance(content, dict):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return content
-        for candidate in (key, 'params', 'params_ema'):
-            if candidate is not None and isinstance(content.get(candidate), dict):
-                if candidate != key:
-                    logger.info(f'{path} has no {key}; taking {candidate}.')
-                return content[candidate]
+def pick_weights(content: dict[str, Any], key: str | None, path: str) -> dict[str, Tensor]:
+    """The state dict in what `read_content` returned; see `read_weights`.
+
+    Raises:
+        UserError: there is none.
+    """
+    for candidate in (key, 'params', 'params_ema'):
+        weights = content.get(candidate) if candidate is not None else None
+        if isinstance(weights, dict) and weights and all(isinstance(value, Tensor) for value in weights.values()):
+            if candidate != key:
+                logger.info(f'{path} has no {key}; taking {candidate}.')
+            return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
+    if 'optimizers' in content:
+        raise UserError(f'{path}: a training state, not a network; those are in experiments/NAME/models')
     raise UserError(f'{path}: no weights in it; expected a state dict, or one under params or params_ema')
 
 
@@ -129,9 +154,19 @@ def fitting_weights(
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values atomically.
 
+    Args:
+        content: as `read_content` returns it. In a .safetensors file one set of weights has room: `params_ema` if there
+            is one, else `params`.
+        path: the file.
+
     Raises:
         UserError: as `atomic_write`.
     """
+    if path.suffix == '.safetensors':
+        metadata = {'format': 'pt', 'network': json.dumps(content['network'])} if 'network' in content else None
+        weights = content['params_ema'] if 'params_ema' in content else content['params']
+        atomic_write(path, save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata))
+        return
     buffer = io.BytesIO()
     torch.save(content, buffer)
     atomic_write(path, buffer.getbuffer())

@@ -1,0 +1,1 @@
+"""Restoring pictures: checkpoints and the networks in them, tiles, and files of pictures."""

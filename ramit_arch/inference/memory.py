@@ -1,0 +1,77 @@
+"""How much memory there is, and how much a network needs."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+PROBE = 128  # side of the image that a network's memory is estimated with
+WORKSPACE = 1.3  # what libraries hold beside the tensors
+
+
+def available(device: torch.device) -> int:
+    """Bytes that can be allocated: of the GPU, or of the machine and of the control group that the process is in."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:'))
+    except (OSError, StopIteration):  # macOS
+        free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
+    return min([free, *_control_group_limits()])
+
+
+def _control_group_limits() -> list[int]:
+    limits = []
+    for limit, usage in [('memory.max', 'memory.current'),
+                         ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes')]:  # fmt: skip
+        try:
+            texts = [Path('/sys/fs/cgroup', name).read_text().strip() for name in (limit, usage)]
+        except OSError:
+            continue
+        if texts[0] != 'max':
+            limits.append(max(int(texts[0]) - int(texts[1]), 0))
+    return limits
+
+
+def bytes_per_pixel(network: nn.Module, channels: int) -> float:
+    """Peak memory of a forward pass for each pixel of its input, from its tensors' sizes; nothing is computed.
+
+    Raises:
+        Exception: whatever a network raises whose sizes depend on values.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _PeakMemory() as memory:
+        network(torch.empty(1, channels, PROBE, PROBE))
+    return WORKSPACE * memory.peak / PROBE**2
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Adds up what operators return, until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self.alive:
+                    self.alive[storage] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._free, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _free(self, count: int) -> None:
+        self.now -= count
