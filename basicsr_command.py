@@ -1,4 +1,4 @@
-"""The `basicsr` command: prepare data, check, train, test and compare from BasicSR option files.
+"""The `basicsr` command: restore pictures; prepare data, check, train, test and compare from BasicSR option files.
 
 Parsing needs only the standard library, so that help and version answer at once; a verb's module, and with it torch,
 is imported when the verb runs.
@@ -7,6 +7,7 @@ is imported when the verb runs.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -37,7 +38,8 @@ EXAMPLES = {
     '  basicsr train -opt mine.yml --import my_network.py',
     'test': 'basicsr test -opt options/test_RAMiT_SRx2.yml\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --only Set5 Set14\n'
-    '  basicsr test -opt options/test_RAMiT_SRx2.yml --force_yml path:pretrain_network_g=my.pth',
+    '  basicsr test -opt options/test_RAMiT_SRx2.yml -m my.pth\n'
+    '  basicsr test -m experiments/mine',
     'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
     'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
@@ -46,6 +48,9 @@ EXAMPLES = {
     'options': 'basicsr options\n'
     '  basicsr options train_RAMiT_SRx2 > mine.yml\n'
     '  basicsr options mine.yml --force_yml train:ema_decay=0.999',
+    'restore': 'basicsr restore photo.jpg -m RAMiT-slimSR_X2.pth\n'
+    '  basicsr restore photos -o enlarged -m experiments/mine\n'
+    '  basicsr restore old.png -m RAMiT-1_CDN.pth --task CDN',
     'prepare': 'basicsr prepare\n'
     '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'
     '  basicsr prepare Set5 Set14 BSD100 --from ~/downloads/benchmark --to datasets --dry_run\n'
@@ -60,7 +65,11 @@ EXAMPLES = {
 }
 
 
+MODEL = 'checkpoint, or experiment folder (its best network, or else the latest)'
+TASK = 'for raw checkpoints of scale 1, which do not say what they restore'
 OPTION_FILE = 'option file (YAML), or the name of one that comes with the package'
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+TASKS = ['SR', 'CDN', 'GDN', 'LLE', 'DR']
 DATA_VERBS = {
     'prepare': 'prepare',
     'verify': 'verify',
@@ -85,9 +94,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
+    _add_restore(verbs)
     _add_data_verbs(verbs)
-    for verb in (train, test, compare, check):
+    for verb in (train, check):
         verb.add_argument('-opt', required=True, metavar='FILE', help=OPTION_FILE)
+    for verb in (test, compare):
+        verb.add_argument('-opt', metavar='FILE', help=f'{OPTION_FILE}; of a training file or experiment folder, the '
+                          'validation sets are tested with its best network')  # fmt: skip
+        verb.add_argument('-m', '--model', metavar='PATH', help=MODEL)
+    complexity.add_argument('-opt', nargs='+', default=[], metavar='FILE', help='option files, one row each')
+    complexity.add_argument('-m', '--model', nargs='+', default=[], metavar='PATH', help='checkpoints, one row each')
+    for verb in (test, compare, complexity):
+        verb.add_argument('--task', choices=TASKS, help=TASK)
     one = options.add_mutually_exclusive_group()
     one.add_argument('-opt', metavar='FILE', help=OPTION_FILE)
     one.add_argument('opt', nargs='?', default=argparse.SUPPRESS, metavar='FILE', help='the same')
@@ -109,7 +127,6 @@ def build_parser() -> argparse.ArgumentParser:
         '--tables', nargs='+', metavar='NUMBER', help="only these of the paper's tables, such as 2 5a Ca"
     )
     table.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
-    complexity.add_argument('-opt', required=True, nargs='+', metavar='FILE', help='option files, one row each')
     complexity.add_argument('--counts', action='store_true', help='count only, without running the networks')
     complexity.add_argument(
         '--repeats', type=_positive, default=3, metavar='N', help='timed runs per network (default: 3)'
@@ -125,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar='KEY:KEY=VALUE',
             help='change options; values are YAML',
         )
-    for verb in (train, test, compare, options, check, complexity):
+    for verb in (train, test, compare, options, check, complexity, verbs.choices['restore']):
         verb.add_argument(
             '--import',
             dest='imports',
@@ -138,6 +155,38 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in verbs.choices.values():
         verb.add_argument('--traceback', action='store_true', help='show the traceback of an error')
     return parser
+
+
+def _add_restore(verbs: argparse._SubParsersAction) -> None:
+    restore = _add_verb(verbs, 'restore', 'restore pictures and folders of pictures with a network')
+    restore.add_argument('pictures', nargs='+', metavar='PATH', help='pictures, or folders, which are read recursively')
+    restore.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
+    restore.add_argument('--task', choices=TASKS, help=TASK)
+    restore.add_argument('-o', '--output', metavar='PATH', help='folder, or file for one picture (default: beside it)')
+    restore.add_argument('--format', choices=['png', 'jpg', 'webp', 'tif', 'bmp'], help='default: png')
+    restore.add_argument('--quality', type=_percentage, default=95, metavar='N', help='of JPEG and WebP (default: 95)')
+    restore.add_argument('--suffix', metavar='TEXT', help='end of the names (default: _x2 and the like; none with -o)')
+    restore.add_argument('--overwrite', action='store_true', help='restore pictures again that are finished')
+    restore.add_argument('--tile', type=_tile, default='auto', metavar='N', help='size of tiles in pixels, auto or off')
+    restore.add_argument('--overlap', type=_natural, default=32, metavar='N', help='of tiles, in pixels (default: 32)')
+    restore.add_argument('--ensemble', action='store_true', help='average 8 flips and rotations; 8 times slower')
+    restore.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster, a little less exact')
+    restore.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
+    restore.add_argument('--threads', type=_positive, metavar='N', help='of the CPU (default: all cores)')
+
+
+def _tile(text: str) -> int | str:
+    return text if text in ('auto', 'off') else _positive(text)
+
+
+def _natural(text: str) -> int:
+    return 0 if text == '0' else _positive(text)
+
+
+def _percentage(text: str) -> int:
+    if _positive(text) > 100:
+        raise argparse.ArgumentTypeError(f'{text} is above 100')
+    return int(text)
 
 
 def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -249,6 +298,7 @@ def run(args: argparse.Namespace) -> None:
     if sys.platform == 'linux' and multiprocessing.get_start_method(allow_none=True) is None:
         # The default before Python 3.14. With its forkserver, every worker of a loader takes seconds to import PyTorch.
         multiprocessing.set_start_method('fork')
+    _keep_freed_memory()
     with _interruptible():
         importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     if getattr(args, 'imports', None):
@@ -258,6 +308,14 @@ def run(args: argparse.Namespace) -> None:
         args.opt = find(args.opt) if isinstance(args.opt, str) else [find(name) for name in args.opt]
     module = f'preparation.{DATA_VERBS[args.verb]}' if args.verb in DATA_VERBS else f'cli.{args.verb}'
     importlib.import_module(f'ramit_arch.{module}').run(args)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed, instead of returning it to the system and requesting it again in every operator."""
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if hasattr(libc, 'gnu_get_libc_version'):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from basicsr.metrics import calculate_psnr
 from skimage import data
 from tqdm import tqdm
 
-from ramit_arch import Restorer
+from ramit_arch import Restorer  # makes BasicSR importable
 from ramit_arch.evaluation.text import aligned
-from ramit_arch.preparation.bicubic import reduce
+from ramit_arch.preparation.bicubic import downscale
+
+from basicsr.metrics import calculate_psnr  # isort: skip
 
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
 
@@ -48,7 +49,7 @@ def main() -> None:
     whole = Restorer(args.checkpoint, tile=None)
     scale = whole.scale
     gts = images(args.images, scale)
-    lqs = [reduce(gt, scale) for gt in gts]
+    lqs = [downscale(gt, scale) for gt in gts]
     settings = [(tile, overlap) for tile in args.tiles for overlap in args.overlaps]
     progress = tqdm(total=len(lqs) * (len(settings) + 1), unit='image', disable=None)
 

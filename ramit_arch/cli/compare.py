@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ramit_arch.cli import checks
+from ramit_arch.cli.model import choose_option_file
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.evaluation import comparison
 from ramit_arch.options.lines import raise_problems
@@ -17,6 +18,7 @@ SHEET_ROWS = 12
 
 def run(args: argparse.Namespace) -> None:
     """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
+    choose_option_file(args)
     opt = resolve(args, args.opt)
     problems = checks.find_problems(opt, training=False) or checks.missing_files(opt, checkpoints=False)
     raise_problems(problems, args.opt, args.force_yml, testing=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from basicsr.archs import build_network
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from ramit_arch.errors import UserError
 from ramit_arch.evaluation import tables, tradeoff
 from ramit_arch.evaluation.complexity import HEADER, cells, complexity, measure
 from ramit_arch.evaluation.text import aligned
+from ramit_arch.inference.networks import load
 from ramit_arch.options.lines import raise_problems
 from ramit_arch.options.section import Problem
 
@@ -23,6 +25,8 @@ MAX_SCALE = 16
 
 def run(args: argparse.Namespace) -> None:
     """Print a row for the network of every option file, and with `--plot` draw the trade-off figure."""
+    if not args.opt and not args.model:
+        raise UserError('give option files by -opt, or checkpoints by -m')
     opts = [resolve(args, file) for file in args.opt]
     for file, opt in zip(args.opt, opts, strict=True):
         problems = checks.network_problems(opt)
@@ -30,12 +34,14 @@ def run(args: argparse.Namespace) -> None:
             text = f'scale is {opt["scale"]}; 1280x720 is divided by at most {MAX_SCALE}'
             problems.append(Problem(('scale',), text))
         raise_problems(problems, file, args.force_yml)
+    opts += [_of_checkpoint(path, args.task) for path in args.model]
     scales = sorted({int(opt.get('scale', 1)) for opt in opts} - {1})
     if args.plot:
         _check_plot(Path(args.plot), scales)
 
     rows, devices = [], set()
-    for file, opt in zip(args.opt, tqdm(opts, 'Measure', unit='network', leave=False, disable=None), strict=True):
+    names = [*args.opt, *args.model]
+    for file, opt in zip(names, tqdm(opts, 'Measure', unit='network', leave=False, disable=None), strict=True):
         network, scale = opt['network_g'], int(opt.get('scale', 1))
         try:
             cost = complexity(build_network(dict(network)), network.get('in_chans', 3), scale)
@@ -51,6 +57,11 @@ def run(args: argparse.Namespace) -> None:
         print(f'Time: median of {args.repeats} runs in float32, {device}. Peak memory: beyond the loaded network.')
     if args.plot:
         _plot(args.plot, scales, opts)
+
+
+def _of_checkpoint(path: str, task: str | None) -> dict[str, Any]:
+    loaded = load(path, task)
+    return {'name': Path(path).name, 'scale': loaded.scale, 'network_g': loaded.network_g}
 
 
 def _check_plot(file: Path, scales: list[int]) -> None:

@@ -14,17 +14,26 @@ import torch
 
 from ramit_arch import options, stopping
 from ramit_arch.cli.checks import check
+from ramit_arch.cli.model import options_of_test, set_model, set_own_checkpoint
 from ramit_arch.errors import UserError
 
 
 def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
-    """The options of a file with `--force_yml` and `--only` applied.
+    """The options of a file with `--force_yml`, `-m` and `--only` applied; of a training file, those of its test.
 
     Raises:
         UserError: the file cannot be read, or an argument does not fit it.
     """
-    opt = options.load(file, testing=args.verb in ('test', 'compare'))
+    testing = args.verb in ('test', 'compare')
+    opt = options.load(file, testing)
     options.override(opt, args.force_yml)
+    of_training = testing and 'train' in (opt.get('datasets') or {})
+    if of_training:
+        opt = options_of_test(opt, file)
+    if testing and args.model is not None:
+        set_model(opt, args.model, args.task)
+    elif of_training:
+        set_own_checkpoint(opt)
     if opt.get('model_type') == 'RAMiTModel':  # BasicSR's own models need some keys to be there, if only as null
         opt = options.without_nulls(opt)
     if getattr(args, 'only', None):

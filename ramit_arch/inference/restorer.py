@@ -32,7 +32,7 @@ class Restorer:
     """Restores pictures of any size with one network.
 
     Args:
-        network: the path of a checkpoint, as for `load_network`; or a network that takes and returns images (N, C, H, W)
+        network: the path of a checkpoint, as for `load_network`; or a network for images (N, C, H, W)
             in [0, 1], which is moved to the device and set to evaluation mode.
         task: as for `load_network`.
         device: where to compute; by default a GPU if there is one.

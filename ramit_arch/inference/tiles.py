@@ -47,7 +47,7 @@ def restore_tiled(
 ) -> None:
     """Restore tiles and blend them linearly over their overlaps.
 
-    No more than a row of tiles is held. Each tile is blended by linear interpolation with what is there already, so that
+    No more than a row of tiles is held. A tile is blended by linear interpolation with what is there already, so that
     pixels on which tiles agree are exact, and a tile counts in full at the image's border.
 
     Args:

@@ -1,0 +1,74 @@
+"""`-m PATH` and experiment folders in place of option files for tests."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ramit_arch.errors import UserError
+from ramit_arch.inference.checkpoints import read_content
+from ramit_arch.inference.networks import find_checkpoint, load
+
+
+def choose_option_file(args: argparse.Namespace) -> None:
+    """Set `args.opt` to a file: as given, or that of the experiment folder that `-opt` or else `-m` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    given = args.opt or args.model
+    if given is None:
+        raise UserError('give an option file by -opt FILE, or an experiment folder by -m')
+    folder = Path(given).expanduser()
+    if args.opt is None and not folder.is_dir():
+        raise UserError(f'-m {given}: a checkpoint alone does not say what to test; add -opt FILE, with the test sets')
+    if folder.is_dir():
+        files = sorted(folder.glob('*.yml'), key=lambda file: file.stat().st_mtime)
+        if not files:
+            raise UserError(f'{given}: no experiment; it has no option file (*.yml)')
+        args.opt, args.model = str(files[-1]), args.model or given
+
+
+def options_of_test(opt: dict[str, Any], file: str) -> dict[str, Any]:
+    """The options of a training as those of a test: its validation sets, with its own network.
+
+    Raises:
+        UserError: it has no validation sets.
+    """
+    datasets, val = opt.get('datasets'), opt.get('val')
+    sections = [section for phase, section in datasets.items() if str(phase).startswith('val')] if datasets else []
+    if not sections or not isinstance(val, dict):
+        raise UserError(f'{file}: a training without validation sets; there is nothing to test')
+    kept = {key: value for key, value in opt.items() if key not in ('train', 'logger', 'datasets', 'path', 'val')}
+    return {
+        **kept,
+        'datasets': {f'test_{i}': section for i, section in enumerate(sections, 1)},
+        'path': {},
+        'val': {**{key: value for key, value in val.items() if key != 'val_freq'}, 'save_img': True},
+    }
+
+
+def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
+    """Let a test restore with the network of a checkpoint, in place.
+
+    Raises:
+        UserError: the checkpoint cannot be used, or is of another scale than the test sets.
+    """
+    loaded = load(model, task)
+    scale = opt.get('scale', 1)
+    if loaded.scale != scale:
+        raise UserError(f'{loaded.file}: a network for scale {loaded.scale}, but the option file has scale {scale}')
+    opt['network_g'] = loaded.network_g
+    set_checkpoint(opt, loaded.file)
+
+
+def set_checkpoint(opt: dict[str, Any], file: Path) -> None:
+    """Let a test read a checkpoint, of which the moving average is taken if it has one."""
+    averaged = 'params_ema' in read_content(str(file))
+    opt['path'] = {'pretrain_network_g': str(file), 'param_key_g': 'params_ema' if averaged else 'params'}
+
+
+def set_own_checkpoint(opt: dict[str, Any]) -> None:
+    """Let the test of a training read its best network, or else the latest, in place."""
+    set_checkpoint(opt, find_checkpoint(Path('experiments', str(opt.get('name')))))

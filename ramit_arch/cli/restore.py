@@ -1,0 +1,127 @@
+"""`basicsr restore`"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ramit_arch.errors import UserError, counted
+from ramit_arch.inference.folders import Job, Outcome, Plan, make_plan, prepare_targets, restore_all
+from ramit_arch.inference.restorer import Restorer
+
+NAMED = 5  # files that the summary names
+
+
+def run(args: argparse.Namespace) -> None:
+    """Restore pictures, with a line for each and a summary.
+
+    Raises:
+        UserError: nothing could be started, or some pictures failed.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rank, processes = _join()
+    tile = {'auto': 'auto', 'off': None}.get(args.tile, args.tile)
+    if isinstance(tile, int) and tile <= args.overlap:
+        raise UserError(f'--tile {tile}: must be above the overlap, which is {args.overlap}')
+    restorer = Restorer(
+        args.model, task=args.task, device=_device(args.device, processes), tile=tile, overlap=args.overlap,
+        precision='bfloat16' if args.bf16 else 'float32', ensemble=args.ensemble,
+    )  # fmt: skip
+    output = None if args.output is None else Path(args.output)
+    suffix = args.suffix
+    if suffix is None:
+        suffix = '' if output else f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
+    plan = make_plan([Path(path) for path in args.pictures], output, suffix, args.format, args.overwrite)
+    prepare_targets(plan.jobs)
+    if rank == 0:
+        name = f'{type(restorer.network).__name__} x{restorer.scale}'
+        print(f'{name}{f" for {restorer.task}" if restorer.task else ""} from {restorer.file}, on {restorer.device}')
+    outcomes = _restore(restorer, plan.jobs[rank::processes], args.quality, rank)
+    if processes > 1:
+        shares: list[list[Outcome]] = [[]] * processes
+        torch.distributed.all_gather_object(shares, outcomes)
+        outcomes = [outcome for share in shares for outcome in share]
+        torch.distributed.destroy_process_group()
+    if rank == 0:
+        _report(outcomes, plan)
+    elif any(outcome.error for outcome in outcomes):
+        raise SystemExit(1)
+
+
+def _join() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun has started, which share the pictures."""
+    if int(os.environ.get('WORLD_SIZE', '1')) == 1 or 'RANK' not in os.environ:
+        return 0, 1
+    torch.distributed.init_process_group('gloo')
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _device(asked: str | None, processes: int) -> str | None:
+    """A GPU for each process, if there are several."""
+    if asked is None and processes > 1 and torch.cuda.is_available():
+        return f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
+    return asked
+
+
+def _restore(restorer: Restorer, jobs: Sequence[Job], quality: int, rank: int) -> list[Outcome]:
+    outcomes = []
+    total = sum(map(_pixels, jobs)) / 1e6
+    with tqdm(
+        total=round(total, 3), desc=counted(len(jobs), 'picture'), unit='MP', disable=True if rank else None,
+        bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MP [{elapsed}<{remaining}, {rate_fmt}]',
+    ) as bar:  # fmt: skip
+        for outcome in restore_all(restorer, jobs, quality, lambda pixels: bar.update(pixels / 1e6)):
+            outcomes.append(outcome)
+            bar.write(_line(outcome))
+    return outcomes
+
+
+def _pixels(job: Job) -> int:
+    """From the header, for the progress bar."""
+    try:
+        with Image.open(job.source) as image:
+            return image.width * image.height
+    except Exception:  # it is reported when it is read
+        return 0
+
+
+def _line(outcome: Outcome) -> str:
+    job = outcome.job
+    if outcome.error is not None:
+        return f'failed: {job.source}: {outcome.error}'
+    height, width = outcome.size
+    pixels = height * width / 1e6
+    rate = f'{pixels / outcome.seconds:.3f} MP/s' if outcome.seconds else ''
+    notes = f'; {"; ".join(outcome.notes)}' if outcome.notes else ''
+    return f'{job.source} -> {job.target}: {width}x{height}, {outcome.seconds:.1f} s, {rate}{notes}'
+
+
+def _report(outcomes: Iterable[Outcome], plan: Plan) -> None:
+    """Raises UserError if some failed."""
+    outcomes = list(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    parts = [f'restored {len(outcomes) - len(failed):,}']
+    skipped = []
+    if plan.finished:
+        skipped.append(f'{len(plan.finished):,} finished earlier; --overwrite restores them again')
+    if plan.others:
+        skipped.append(f'{counted(len(plan.others), "file")} of another kind: {_named(plan.others)}')
+    if skipped:
+        parts.append(f'skipped {len(plan.finished) + len(plan.others):,} ({"; ".join(skipped)})')
+    if failed:
+        parts.append(f'failed {len(failed):,}')
+    print(', '.join(parts))
+    if failed:
+        raise UserError('\n'.join(f'{outcome.job.source}: {outcome.error}' for outcome in failed))
+
+
+def _named(files: Sequence[Path]) -> str:
+    names = [file.name for file in files[:NAMED]]
+    return ', '.join(names) + (', ...' if len(files) > NAMED else '')

@@ -1,0 +1,222 @@
+"""`basicsr restore`: pictures and folders, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import BASICSR, TINY_NETWORK, call_basicsr, photograph, run_basicsr, run_torchrun
+from PIL import Image
+
+from ramit_arch import RAMiT, Restorer
+from ramit_arch.inference import folders
+from ramit_arch.inference.checkpoints import write_checkpoint
+from ramit_arch.inference.networks import describe
+
+ARGUMENTS = {key: value for key, value in TINY_NETWORK.items() if key != 'type'}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with net.pth, a tiny x2 network, and photo.png."""
+    torch.manual_seed(0)
+    network = RAMiT(**ARGUMENTS)
+    content = {'params': network.state_dict(), 'network': describe({'type': 'RAMiT', **ARGUMENTS}, 2, 'SR')}
+    write_checkpoint(content, tmp_path / 'net.pth')
+    cv2.imwrite(str(tmp_path / 'photo.png'), photograph(0, 12, 16))
+    return tmp_path
+
+
+def restore(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return call_basicsr('restore', *arguments, '-m', 'net.pth', cwd=home)
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob('*') if file.is_file())
+
+
+def test_a_picture_in_a_better_picture_beside_it(home: Path) -> None:
+    result = run_basicsr('restore', 'photo.png', '-m', 'net.pth', cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert 'RAMiT x2 for SR from net.pth, on cpu' in result.stdout
+    assert 'photo.png -> photo_x2.png: 16x12' in result.stdout
+    assert result.stdout.endswith('restored 1\n')
+    restored = cv2.imread(str(home / 'photo_x2.png'))[..., ::-1]
+    expected = Restorer(home / 'net.pth').restore(np.ascontiguousarray(photograph(0, 12, 16)[..., ::-1]))
+    assert np.array_equal(restored, expected)
+
+
+def make_folder(home: Path) -> Path:
+    folder = home / 'photos'
+    for name in ('a.png', 'b.jpg', 'deep/er/c.webp', 'deep/a.png'):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph(len(name), 10, 14)).save(file)
+    (folder / 'readme.txt').write_text('not a picture')
+    (folder / '.hidden.png').touch()
+    return folder
+
+
+def test_a_folder_keeps_its_tree_and_what_is_no_picture_is_named(home: Path) -> None:
+    make_folder(home)
+    result = restore('photos', '-o', 'out', home=home)
+    assert result.returncode == 0, result.stderr
+    assert tree(home / 'out') == ['a.png', 'b.png', 'deep/a.png', 'deep/er/c.png']
+    assert result.stdout.endswith('restored 4, skipped 1 (1 file of another kind: readme.txt)\n')
+
+
+def test_finished_pictures_are_skipped_until_overwrite(home: Path) -> None:
+    make_folder(home)
+    restore('photos', '-o', 'out', home=home)
+    (home / 'out' / 'b.png').unlink()
+    kept = (home / 'out' / 'a.png').stat().st_mtime_ns
+    result = restore('photos', '-o', 'out', home=home)
+    assert 'restored 1, skipped 4 (3 finished earlier' in result.stdout
+    assert (home / 'out' / 'a.png').stat().st_mtime_ns == kept
+    result = restore('photos', '-o', 'out', '--overwrite', home=home)
+    assert 'restored 4, skipped 1' in result.stdout
+    assert (home / 'out' / 'a.png').stat().st_mtime_ns > kept
+
+
+def test_a_folder_restored_in_place_is_not_restored_again(home: Path) -> None:
+    folder = make_folder(home)
+    restore('photos', home=home)
+    assert 'deep/er/c_x2.png' in tree(folder)
+    before = tree(folder)
+    result = restore('photos', home=home)
+    assert 'restored 0, skipped 5 (4 finished earlier' in result.stdout
+    assert tree(folder) == before
+
+
+def test_an_output_folder_inside_the_source_is_not_read(home: Path) -> None:
+    folder = make_folder(home)
+    for _ in range(2):
+        restore('photos', '-o', 'photos/out', home=home)
+    assert len(tree(folder / 'out')) == 4
+
+
+def test_one_bad_picture_does_not_stop_the_others(home: Path) -> None:
+    folder = make_folder(home)
+    (folder / 'aa.png').write_bytes(b'')
+    (folder / 'bad.jpg').write_bytes((folder / 'b.jpg').read_bytes()[:200])
+    result = restore('photos', '-o', 'out', home=home)
+    assert result.returncode == 1
+    assert 'restored 4, skipped 1 (1 file of another kind: readme.txt), failed 2' in result.stdout
+    assert re.search(r'photos/aa\.png: empty file', result.stderr)
+    assert re.search(r'photos/bad\.jpg: ', result.stderr)
+    assert tree(home / 'out') == ['a.png', 'b.png', 'deep/a.png', 'deep/er/c.png']
+
+
+def test_pictures_of_one_stem_do_not_overwrite_each_other(home: Path) -> None:
+    cv2.imwrite(str(home / 'photo.jpg'), photograph(1, 12, 16))
+    result = restore('photo.png', 'photo.jpg', home=home)
+    assert result.returncode == 0, result.stderr
+    assert {'photo.jpg_x2.png', 'photo.png_x2.png'} <= set(tree(home))
+
+
+def test_one_picture_goes_to_the_file_that_is_named(home: Path) -> None:
+    result = restore('photo.png', '-o', 'big.jpg', '--quality', '90', home=home)
+    assert result.returncode == 0, result.stderr
+    assert Image.open(home / 'big.jpg').size == (32, 24)
+
+
+def test_format_and_suffix_are_chosen(home: Path) -> None:
+    restore('photo.png', '--format', 'webp', '--suffix', '_big', home=home)
+    assert Image.open(home / 'photo_big.webp').size == (32, 24)
+
+
+def test_depth_gray_alpha_and_profile_are_kept(home: Path) -> None:
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(home / 'deep.png'), rng.integers(0, 65536, (9, 7, 3), dtype=np.uint16))
+    cv2.imwrite(str(home / 'gray.png'), photograph(0, 9, 7, 1))
+    cv2.imwrite(str(home / 'alpha.png'), rng.integers(0, 256, (9, 7, 4), dtype=np.uint8))
+    Image.new('RGB', (7, 9)).save(home / 'dpi.png', dpi=(300, 300))
+    result = restore('deep.png', 'gray.png', 'alpha.png', 'dpi.png', '-o', 'out', home=home)
+    assert result.returncode == 0, result.stderr
+    images = {name: cv2.imread(str(home / 'out' / name), cv2.IMREAD_UNCHANGED) for name in os.listdir(home / 'out')}
+    assert (images['deep.png'].dtype, images['deep.png'].shape) == (np.uint16, (18, 14, 3))
+    assert images['gray.png'].shape == (18, 14)
+    assert images['alpha.png'].shape == (18, 14, 4)
+    assert Image.open(home / 'out' / 'dpi.png').info['dpi'] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_tiles_ensemble_and_precision_are_chosen(home: Path) -> None:
+    settings = {'plain': [], 'tiles': ['--tile', '8', '--overlap', '2'], 'ensemble': ['--ensemble'], 'bf16': ['--bf16']}
+    images = []
+    for name, arguments in settings.items():
+        result = restore('photo.png', '-o', f'{name}.png', *arguments, home=home)
+        assert result.returncode == 0, result.stderr
+        images.append(cv2.imread(str(home / f'{name}.png')).tobytes())
+    assert len(set(images)) == len(settings)
+
+
+@pytest.mark.parametrize(('arguments', 'text'), [
+    (['nothing.png'], 'nothing.png: no such picture or folder'),
+    (['nothing'], 'nothing: no such picture or folder'),
+    (['empty'], 'empty: no pictures'),
+    (['photo.png', 'net.pth', '-o', 'one.png'], '-o one.png: a file, but there are several pictures'),
+    (['photo.png', '--suffix', ''], 'photo.png: would be overwritten, but is a picture to restore'),
+    (['photo.png', '-o', '.'], 'photo.png: would be overwritten, but is a picture to restore'),
+    (['photo.png', '-o', 'net.pth/out'], 'net.pth/out: cannot be written'),
+    (['photo.png', '--tile', '16'], '--tile 16: must be above the overlap, which is 32'),
+    (['photo.png', '--device', 'tpu'], 'device tpu: not available here'),
+    (['photo.png', '--task', 'DR'], '--task DR, but net.pth is a network for SR'),
+])  # fmt: skip
+def test_mistakes_are_one_line_before_anything_is_computed(arguments: list[str], text: str, home: Path) -> None:
+    (home / 'empty').mkdir()
+    before = tree(home)
+    result = restore(*arguments, home=home)
+    assert result.returncode == 1
+    assert result.stderr.startswith('error: ') and text in result.stderr and result.stderr.count('\n') == 1
+    assert tree(home) == before
+
+
+def test_a_full_disk_stops_before_the_picture_is_computed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders.shutil, 'disk_usage', lambda path: _Usage())
+    monkeypatch.setattr(Restorer, 'restore', lambda *_: pytest.fail('it was computed'))
+    result = restore('photo.png', home=home)
+    assert result.returncode == 1
+    assert 'not enough disk space' in result.stderr
+
+
+class _Usage:
+    free = 1000
+
+
+def test_several_processes_share_the_pictures(home: Path) -> None:
+    make_folder(home)
+    result = run_torchrun(2, 'restore', 'photos', '-m', 'net.pth', '-o', 'out', cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert len(tree(home / 'out')) == 4
+    assert 'restored 4, skipped 1' in result.stdout
+
+
+def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_half_written(home: Path) -> None:
+    folder = home / 'many'
+    folder.mkdir()
+    for i in range(60):
+        cv2.imwrite(str(folder / f'{i:02}.png'), photograph(i, 60, 60))
+    process = subprocess.Popen(
+        [str(BASICSR), 'restore', 'many', '-m', 'net.pth', '-o', 'out'],
+        cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout
+    while '->' not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.endswith('interrupted\n')
+    done = tree(home / 'out')
+    assert 0 < len(done) < 60 and all(re.fullmatch(r'\d\d\.png', name) for name in done)
+    for name in done:
+        assert cv2.imread(str(home / 'out' / name)).shape == (120, 120, 3)
+    result = restore('many', '-o', 'out', home=home)
+    assert f'restored {60 - len(done)}, skipped {len(done)}' in result.stdout
