@@ -298,7 +298,7 @@ def run(args: argparse.Namespace) -> None:
     if sys.platform == 'linux' and multiprocessing.get_start_method(allow_none=True) is None:
         # The default before Python 3.14. With its forkserver, every worker of a loader takes seconds to import PyTorch.
         multiprocessing.set_start_method('fork')
-    _keep_freed_memory()
+    keep_freed_memory()
     with _interruptible():
         importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     if getattr(args, 'imports', None):
@@ -310,9 +310,11 @@ def run(args: argparse.Namespace) -> None:
     importlib.import_module(f'ramit_arch.{module}').run(args)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep what is freed, instead of returning it to the system and requesting it again in every operator."""
-    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if sys.platform != 'linux':
+        return
+    libc = ctypes.CDLL(None)
     if hasattr(libc, 'gnu_get_libc_version'):
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

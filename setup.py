@@ -46,6 +46,7 @@ setup(
         'typing-extensions>=4.6',
         'scipy>=1.10',
         'pillow>=10.1',
+        'tifffile>=2022.8.12',
         'safetensors>=0.4',
         'tqdm>=4.60',
         'filelock>=3.12',

@@ -105,10 +105,10 @@ def test_raw_checkpoint_of_scale_1_asks_for_its_task(tmp_path: Path) -> None:
 
 def test_task_that_contradicts_the_checkpoint_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / 'net.pth', RAMiT(**ARGUMENTS))
-    with pytest.raises(UserError, match='--task CDN, but .*net.pth is a network for SR'):
+    with pytest.raises(UserError, match=r'--task CDN, but .*net.pth is a network for SR'):
         load_network(path, task='CDN')
     torch.save(RAMiT(**ARGUMENTS).state_dict(), tmp_path / 'raw.pth')
-    with pytest.raises(UserError, match='--task CDN, but .*raw.pth is a network for SR'):
+    with pytest.raises(UserError, match=r'--task CDN, but .*raw.pth is a network for SR'):
         load_network(tmp_path / 'raw.pth', task='CDN')
 
 
@@ -131,7 +131,7 @@ def experiment(tmp_path: Path, **content: dict) -> Path:
 def test_experiment_folder_means_its_best_network_or_else_the_latest(
     names: list[str], chosen: str, tmp_path: Path
 ) -> None:
-    folder = experiment(tmp_path, **dict.fromkeys(names, {}))
+    folder = experiment(tmp_path, **{name: {} for name in names})
     assert load(folder).file.stem == chosen
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -140,7 +139,7 @@ def test_depth_gray_alpha_and_profile_are_kept(home: Path) -> None:
     Image.new('RGB', (7, 9)).save(home / 'dpi.png', dpi=(300, 300))
     result = restore('deep.png', 'gray.png', 'alpha.png', 'dpi.png', '-o', 'out', home=home)
     assert result.returncode == 0, result.stderr
-    images = {name: cv2.imread(str(home / 'out' / name), cv2.IMREAD_UNCHANGED) for name in os.listdir(home / 'out')}
+    images = {name: cv2.imread(str(home / 'out' / name), cv2.IMREAD_UNCHANGED) for name in tree(home / 'out')}
     assert (images['deep.png'].dtype, images['deep.png'].shape) == (np.uint16, (18, 14, 3))
     assert images['gray.png'].shape == (18, 14)
     assert images['alpha.png'].shape == (18, 14, 4)
@@ -174,7 +173,9 @@ def test_mistakes_are_one_line_before_anything_is_computed(arguments: list[str],
     before = tree(home)
     result = restore(*arguments, home=home)
     assert result.returncode == 1
-    assert result.stderr.startswith('error: ') and text in result.stderr and result.stderr.count('\n') == 1
+    assert result.stderr.startswith('error: ')
+    assert text in result.stderr
+    assert result.stderr.count('\n') == 1
     assert tree(home) == before
 
 
@@ -213,9 +214,11 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_half_written(hom
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.endswith('interrupted\n')
+    assert process.returncode == 130
+    assert errors.endswith('interrupted\n')
     done = tree(home / 'out')
-    assert 0 < len(done) < 60 and all(re.fullmatch(r'\d\d\.png', name) for name in done)
+    assert 0 < len(done) < 60
+    assert all(re.fullmatch(r'\d\d\.png', name) for name in done)
     for name in done:
         assert cv2.imread(str(home / 'out' / name)).shape == (120, 120, 3)
     result = restore('many', '-o', 'out', home=home)

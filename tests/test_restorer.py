@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -70,9 +72,10 @@ def test_tiles_cover_an_axis_with_the_overlap_that_is_asked_for(
 ) -> None:
     overlap = min(overlap, tile - 1)
     size, starts = grid(length, tile, overlap, multiple)
-    assert starts[0] == 0 and starts[-1] + size == length
+    assert starts[0] == 0
+    assert starts[-1] + size == length
     assert size <= tile
-    assert all(0 < following - start <= size - overlap for start, following in zip(starts, starts[1:], strict=False))
+    assert all(0 < following - start <= size - overlap for start, following in itertools.pairwise(starts))
 
 
 def test_tiles_are_multiples_of_what_the_network_pads_to() -> None:
@@ -154,8 +157,10 @@ def test_alpha_grows_by_the_same_factor() -> None:
     picture[:3, :, 3] = 0
     restored = Restorer(Nearest(3)).restore(picture)
     assert restored.shape == (18, 15, 4)
-    assert restored[0, 0, 3] == 0 and restored[-1, -1, 3] == 65535
-    assert np.array_equal(restored[..., 3], cv2.resize(picture[..., 3], None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC))
+    assert (restored[0, 0, 3], restored[-1, -1, 3]) == (0, 65535)
+    assert np.array_equal(
+        restored[..., 3], cv2.resize(picture[..., 3], None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    )
 
 
 @pytest.mark.parametrize(

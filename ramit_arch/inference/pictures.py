@@ -100,16 +100,16 @@ def read_picture(path: Path) -> Picture:
 def _quiet() -> Iterator[None]:
     """Silence the decoders, which print about files that a `UserError` or a note is about."""
     logger, opencv = logging.getLogger('tifffile'), getattr(cv2.utils, 'logging', cv2)  # in cv2 itself before OpenCV 5
-    disabled, level = logger.disabled, opencv.getLogLevel()
+    levels = logger.level, opencv.getLogLevel()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        logger.disabled = True
+        logger.setLevel(logging.CRITICAL)
         opencv.setLogLevel(0)
         try:
             yield
         finally:
-            opencv.setLogLevel(level)
-            logger.disabled = disabled
+            logger.setLevel(levels[0])
+            opencv.setLogLevel(levels[1])
 
 
 def _check_size(width: int, height: int) -> None:
@@ -358,7 +358,7 @@ def write_picture(picture: Picture, path: Path, quality: int = 95) -> None:
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
-        raise UserError(f'{path}: cannot write the format {path.suffix or "without suffix"}; use {", ".join(FORMATS)}')
+        raise UserError(f'{path}: not a suffix of a format that can be written ({", ".join(FORMATS)})')
     height, width = picture.pixels.shape[:2]
     if max(height, width) > MAX_SIDE.get(form, max(height, width)):
         raise UserError(f'{path}: {width}x{height} pixels, but {form} allows {MAX_SIDE[form]} a side; use png')

@@ -85,7 +85,7 @@ class Restorer:
         gpu = self.device.type == 'cuda'
         self.compute = Compute(self.device, bf16=precision == 'bfloat16', channels_last=gpu)
         if gpu:
-            self.network.to(memory_format=torch.channels_last)
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._call = self.compute.network(self.network)
         self._bytes_per_pixel: float | None = None
 
