@@ -4,8 +4,8 @@
     python benchmarks/restore.py --sizes 0.25 1 2 12
 
 The network alone computes as many tiles of the same size, without reading, blending and writing. SwinIR-light is tiled
-by the usual loop: tiles of 512 with 32 pixels more on all sides, which are cut off. --sizes measures peak memory instead,
-for pictures of so many megapixels, each in a process of its own. Freed memory is kept, as the command does.
+by the usual loop: tiles of 512 with 32 pixels more on all sides, which are cut off. --sizes measures peak memory
+instead, of pictures of so many megapixels, each in a process of its own. Freed memory is kept, as the command does.
 """
 
 from __future__ import annotations

@@ -676,3 +676,23 @@ def test_check_ends_with_one_on_a_mistake(trained: Path, tmp_path: Path) -> None
     result = check(changed(trained, 'train', 'ema_dcay', value=0.9), tmp_path)
     assert (result.returncode, result.stdout) == (1, '')
     assert result.stderr == 'error: checked.yml:53: train.ema_dcay is unknown (did you mean ema_decay?)\n'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc')
+def test_verbs_keep_freed_memory_and_importing_does_not() -> None:
+    code = (
+        'import sys, basicsr_command\n'
+        'import ramit_arch, torch\n'
+        'def resident():\n'
+        '    return int(open("/proc/self/statm").read().split()[1]) * 4096\n'
+        'def kept():\n'
+        '    before = resident()\n'
+        '    tensors = [torch.ones(5_000_000) for _ in range(5)]\n'
+        '    del tensors\n'
+        '    return resident() - before > 50_000_000\n'
+        'first = kept()\n'
+        'basicsr_command.main(["table", "missing"])\n'
+        'print(first, kept())\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ['False', 'True']

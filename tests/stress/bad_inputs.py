@@ -22,7 +22,7 @@ import string
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ import yaml
 import basicsr_command
 from ramit_arch import RAMiT
 from ramit_arch.evaluation.text import aligned
+from ramit_arch.inference.pictures import Picture, write_picture
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import write_lmdb, write_pairs
@@ -113,9 +114,13 @@ def damage(file: Path, rng: random.Random) -> str:
     return done
 
 
-def damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
+SEEN = ('cut short', 'empty', 'noise', 'head missing', 'text')  # in files of every format
+UNSEEN = ('zeros in the middle', 'a bit turned')  # in formats without checksums
+
+
+def damaged(data: bytes, rng: random.Random, kinds: Sequence[str] = SEEN + UNSEEN) -> tuple[str, bytes]:
     """Bytes that are no longer what they were."""
-    kind = rng.choice(['cut short', 'empty', 'noise', 'zeros in the middle', 'head missing', 'text', 'a bit turned'])
+    kind = rng.choice(kinds)
     middle = rng.randrange(len(data) // 4, 3 * len(data) // 4)
     return kind, {
         'cut short': data[:middle],
@@ -154,6 +159,45 @@ def bad_image(folder: Path, rng: random.Random) -> Case:
 
 
 TEST = ['test', '-opt', 'test.yml']
+
+
+def bad_picture(folder: Path, rng: random.Random) -> Case:
+    """For `basicsr restore`."""
+    suffix = rng.choice(['.png', '.jpg', '.webp', '.tif'])
+    file = folder / f'picture{suffix}'
+    dtype = rng.choice([np.uint8, np.uint16, np.float32]) if suffix == '.tif' else np.uint8
+    pixels = np.random.default_rng(rng.randrange(99)).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    pixels = (pixels / np.float32(255)) if dtype == np.float32 else pixels.astype(dtype)
+    command = ['restore', file.name, '-m', 'net.pth']
+    kind = rng.choice(['damage', 'damage', 'damage', 'nan', 'range', 'bomb', 'folder', 'model', 'output', 'task'])
+    if kind == 'nan':
+        file = file.with_suffix('.tif')
+        pixels = pixels.astype(np.float32)
+        pixels[0, 0, 0] = rng.choice([np.nan, np.inf])
+    elif kind == 'range':
+        file, pixels = file.with_suffix('.tif'), pixels.astype(np.float32) + 300
+    write_picture(Picture(pixels), file)
+    command[1] = file.name
+    done = kind
+    if kind == 'damage':
+        done, content = damaged(file.read_bytes(), rng, SEEN + UNSEEN if suffix == '.png' else SEEN)
+        file.write_bytes(content)
+    elif kind == 'bomb':
+        data = bytearray((folder / 'lq' / '0.png').read_bytes())
+        data[16:24] = (60000).to_bytes(4, 'big') * 2
+        file.write_bytes(data)
+    elif kind == 'folder':
+        file.unlink()
+        file.mkdir()
+    elif kind == 'model':
+        content = rng.choice([{}, {'params': {'conv.weight': torch.zeros(3)}}, {'iter': 1, 'optimizers': []}, [1]])
+        torch.save(content, folder / 'net.pth') if rng.random() < 0.5 else damage(folder / 'net.pth', rng)
+    elif kind == 'output':
+        command += ['-o', rng.choice(['.', 'net.pth/x', f'train.yml/{file.name}'])]
+        command += ['--format', file.suffix[1:]]
+    elif kind == 'task':
+        command += ['--task', rng.choice(['CDN', 'DR', 'none'])]
+    return Case(f'{file.name}: {done}', command)
 
 
 # ------------------------------------------------------------------------------------------------- bad option files
@@ -408,6 +452,9 @@ def bad_command(folder: Path, rng: random.Random) -> Case:
             ['train', '-opt', 'train.yml', '--force_yml', f'train:{word}=1'], ['train', '-opt', 'test.yml'],
             ['test', '-opt', 'train.yml', '--force_yml', 'path:pretrain_network_g=~'], [*TEST, '--only', word],
             [*TEST, '--auto_resume', '--only'], ['compare', '-opt', 'test.yml'], ['compare', '-opt', 'train.yml'],
+            ['restore'], ['restore', 'gt'], ['restore', 'gt', '-m', word], ['restore', word, '-m', 'net.pth'],
+            ['restore', 'gt', '-m', 'lq'], ['restore', 'gt', '-m', 'net.pth', '--tile', '-1'],
+            ['restore', 'gt', '-m', 'net.pth', '--quality', '0'], ['test', '-m', 'net.pth'], ['test', '-m', word],
             ['table'], ['table', word], ['table', 'gt'], ['table', 'net.pth'], ['options', '-opt', 'net.pth'],
             ['table', 'gt', '--tables', word], ['complexity'], ['complexity', '-opt', word],
             ['complexity', '-opt', 'train.yml', '--repeats', '0'], ['complexity', '-opt', 'train.yml', '--plot', word],
@@ -426,6 +473,7 @@ def bad_command(folder: Path, rng: random.Random) -> Case:
 KINDS: dict[str, Mutator] = {
     'image': bad_image,
     'option file': bad_options,
+    'picture': bad_picture,
     'checkpoint': bad_checkpoint,
     'LMDB': bad_lmdb,
     'command line': bad_command,
