@@ -118,7 +118,8 @@ class Report:
         is counted in, and how much of it a round is."""
         rows = []
         for name, timing in timings.items():
-            counted = [f'{rate[1] / timing.median:,.1f}'] if rate else []
+            per_second = rate[1] / timing.median if rate else 0.0
+            counted = [f'{per_second:,.1f}' if per_second >= 1 else f'{per_second:.3f}'] if rate else []
             rows.append([name, str(timing), *counted, f'{timings[baseline].median / timing.median:.2f}x'])
         header = ['median (least to most)', *([rate[0]] if rate else []), f'speed, {baseline} = 1']
         self.table(title, header, rows, {name: timing.seconds for name, timing in timings.items()})

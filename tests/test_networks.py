@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY
 from helpers import TINY_NETWORK, call_basicsr, make_model, tiny_options, write_options
 from test_ramit_arch import NETWORKS
 from torch import nn
 
-from ramit_arch import RAMiT, load_network
+from ramit_arch import RAMiT, Restorer, load_network
 from ramit_arch.errors import UserError
 from ramit_arch.inference.checkpoints import read_content, write_checkpoint
 from ramit_arch.inference.networks import describe, load
@@ -56,6 +57,7 @@ def test_trained_checkpoint_is_described_and_still_read_by_basicsr(tmp_path: Pat
     file = tmp_path / 'models' / 'net_g_7.pth'
     content = torch.load(file, weights_only=True)
     assert content['network']['network_g']['type'] == 'RAMiT'
+    assert content['network']['scale'] == 2
     bare = RAMiT(**ARGUMENTS)
     super(type(model).__mro__[1], model).load_network(bare, str(file), True, 'params_ema')  # SRModel's own
     assert outputs_equal(bare.eval(), load_network(file))
@@ -254,3 +256,17 @@ def test_what_is_missing_on_the_command_line_is_named(arguments: list[str], text
 def test_description_survives_reading(tmp_path: Path) -> None:
     path = write(tmp_path / 'net.safetensors', RAMiT(**ARGUMENTS))
     assert read_content(str(path))['network'] == describe({'type': 'RAMiT', **ARGUMENTS}, 2, 'SR')
+
+
+def test_gray_network_that_does_not_say_so_gets_gray_images(tmp_path: Path) -> None:
+    class Gray(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(1, 1, 1)
+
+    ARCH_REGISTRY._do_register('GrayForTest', Gray)
+    try:
+        content = {'params': Gray().state_dict(), 'network': describe({'type': 'GrayForTest'}, 1, color='gray')}
+        write_checkpoint(content, tmp_path / 'gray.pth')
+        assert Restorer(tmp_path / 'gray.pth').channels == 1
+    finally:
+        del ARCH_REGISTRY._obj_map['GrayForTest']

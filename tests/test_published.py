@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import run_basicsr, write_lmdb, write_options
+from basicsr.metrics import calculate_psnr
+from helpers import call_basicsr, run_basicsr, write_lmdb, write_options
 from test_ramit_arch import NETWORKS
 
 from ramit_arch import RAMiT, options
@@ -64,6 +65,21 @@ def test_set5_scores_equal_the_published_ones(
         assert row['ssim'] == pytest.approx(ssim, abs=0.0001)
     assert len(scores['images']) == 5
     assert scores['mean']['psnr'] == pytest.approx(published['psnr'], abs=0.01)
+
+
+def test_restored_pictures_score_as_the_test_does(shared: Path, tmp_path: Path) -> None:
+    source = shared / 'data' / 'Set5'
+    checkpoint = str(shared / 'reference' / 'checkpoints' / 'RAMiT-slimSR_X2.pth')
+    result = call_basicsr('restore', str(source / 'LRx2'), '-m', checkpoint, '-o', 'out', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    scores = [
+        calculate_psnr(
+            cv2.imread(str(tmp_path / 'out' / f'{file.stem}x2.png')), cv2.imread(str(file)), 2, test_y_channel=True
+        )
+        for file in sorted((source / 'HR').iterdir())
+    ]
+    published = json.loads((shared / 'reference' / 'published_scores.json').read_text())['RAMiT-slimSR_X2/Set5']
+    assert np.mean(scores) == pytest.approx(published['psnr'], abs=1e-4)
 
 
 def test_low_light_outputs_equal_the_published_ones(shared: Path) -> None:

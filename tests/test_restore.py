@@ -118,6 +118,9 @@ def test_pictures_of_one_stem_do_not_overwrite_each_other(home: Path) -> None:
     result = restore('photo.png', 'photo.jpg', home=home)
     assert result.returncode == 0, result.stderr
     assert {'photo.jpg_x2.png', 'photo.png_x2.png'} <= set(tree(home))
+    before = tree(home)
+    assert 'restored 0' in restore('.', home=home).stdout
+    assert tree(home) == before
 
 
 def test_one_picture_goes_to_the_file_that_is_named(home: Path) -> None:
@@ -161,6 +164,8 @@ def test_tiles_ensemble_and_precision_are_chosen(home: Path) -> None:
     (['nothing'], 'nothing: no such picture or folder'),
     (['empty'], 'empty: no pictures'),
     (['photo.png', 'net.pth', '-o', 'one.png'], '-o one.png: a file, but there are several pictures'),
+    (['photo.png', '-o', 'out.gif'], '-o out.gif: cannot be written; choose one of .png'),
+    (['photo.png', '-o', 'out.jpg', '--format', 'png'], '-o out.jpg: contradicts --format png'),
     (['photo.png', '--suffix', ''], 'photo.png: would be overwritten, but is a picture to restore'),
     (['photo.png', '-o', '.'], 'photo.png: would be overwritten, but is a picture to restore'),
     (['photo.png', '-o', 'net.pth/out'], 'net.pth/out: cannot be written'),

@@ -38,8 +38,14 @@ def run(args: argparse.Namespace) -> None:
     suffix = args.suffix
     if suffix is None:
         suffix = '' if output else f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
-    plan = make_plan([Path(path) for path in args.pictures], output, suffix, args.format, args.overwrite)
-    prepare_targets(plan.jobs)
+    plan = Plan()
+    if rank == 0:  # alone: what one process writes would change the plan of another
+        plan = make_plan([Path(path) for path in args.pictures], output, suffix, args.format, args.overwrite)
+        prepare_targets(plan.jobs)
+    if processes > 1:
+        plans = [plan]
+        torch.distributed.broadcast_object_list(plans)
+        [plan] = plans
     if rank == 0:
         name = f'{type(restorer.network).__name__} x{restorer.scale}'
         print(f'{name}{f" for {restorer.task}" if restorer.task else ""} from {restorer.file}, on {restorer.device}')

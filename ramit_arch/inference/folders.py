@@ -80,9 +80,9 @@ def make_plan(
     Raises:
         UserError: a source is missing, a target is a source, or nothing can be restored.
     """
-    file = output is not None and not output.is_dir() and output.suffix.lower() in FORMATS
-    if file and (len(sources) > 1 or sources[0].is_dir()):
-        raise UserError(f'-o {output}: a file, but there are several pictures to restore; give a folder')
+    file = output if output is not None and not output.is_dir() and is_picture(output) else None
+    if file is not None:
+        _check_file(file, sources, extension)
     plan = Plan()
     pairs: list[tuple[Path, Path]] = []
     for root in sources:
@@ -96,7 +96,7 @@ def make_plan(
     inputs = {source.resolve() for source, _ in pairs}
     for source, folder in pairs:
         stem = source.stem if wanted[folder, source.stem.lower()] == 1 else source.name  # a.jpg beside a.png
-        target = output if file and output is not None else folder / f'{stem}{suffix}.{extension}'
+        target = file or folder / f'{stem}{suffix}.{extension}'
         if target.resolve() in inputs:
             raise UserError(f'{target}: would be overwritten, but is a picture to restore; give another -o or --suffix')
         if target.exists() and not overwrite:
@@ -109,6 +109,16 @@ def make_plan(
     return plan
 
 
+def _check_file(output: Path, sources: Sequence[Path], extension: str | None) -> None:
+    """Raises UserError if not one picture goes to this file, or not in its format."""
+    if len(sources) > 1 or sources[0].is_dir():
+        raise UserError(f'-o {output}: a file, but there are several pictures to restore; give a folder')
+    if output.suffix.lower() not in FORMATS:
+        raise UserError(f'-o {output}: cannot be written; choose one of {", ".join(FORMATS)}')
+    if extension is not None and FORMATS[f'.{extension}'] != FORMATS[output.suffix.lower()]:
+        raise UserError(f'-o {output}: contradicts --format {extension}; remove either')
+
+
 def _files(root: Path, plan: Plan, output: Path | None, suffix: str) -> Iterator[Path]:
     """Pictures of a source; not those of the output folder in it, nor those written beside earlier."""
     if not root.is_dir():
@@ -119,14 +129,14 @@ def _files(root: Path, plan: Plan, output: Path | None, suffix: str) -> Iterator
     for folder, folders, names in os.walk(root):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if not name.startswith('.') and here / name != output)
-        stems = {Path(name).stem for name in names if is_picture(Path(name))}
+        originals = {stem for name in names if is_picture(Path(name)) for stem in (name, Path(name).stem)}
         for name in sorted(names):
             source = here / name
             if name.startswith('.'):
                 continue
             if not is_picture(source):
                 plan.others.append(source)
-            elif not (suffix and source.stem.endswith(suffix) and source.stem.removesuffix(suffix) in stems):
+            elif not (suffix and source.stem.endswith(suffix) and source.stem.removesuffix(suffix) in originals):
                 yield source
 
 

@@ -29,6 +29,7 @@ class Loaded:
         network_g: its `type` and arguments, as in an option file.
         scale: factor of super-resolution, 1 for all other tasks.
         task: SR, CDN, GDN, LLE or DR if it is one of the paper's, else None.
+        color: rgb or gray, or None where only the network's `in_chans` may tell.
     """
 
     file: Path
@@ -36,15 +37,18 @@ class Loaded:
     network_g: dict[str, Any]
     scale: int
     task: str | None
+    color: str | None
 
 
-def describe(network_g: dict[str, Any], scale: int, task: str | None) -> dict[str, Any]:
+def describe(
+    network_g: dict[str, Any], scale: int, task: str | None = None, color: str | None = None
+) -> dict[str, Any]:
     """What a checkpoint says of its network: plain data, with the defaults of today written out."""
     parameters = inspect.signature(ARCH_REGISTRY.get(network_g['type'])).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     written = {key: value for key, value in defaults.items() if _is_plain(value)}
     network_g = {'type': network_g['type'], **json.loads(json.dumps(written)), **network_g}
-    return {'format': FORMAT, 'network_g': network_g, 'scale': scale, 'task': task}
+    return {'format': FORMAT, 'network_g': network_g, 'scale': scale, 'task': task, 'color': color}
 
 
 def _is_plain(value: Any) -> bool:
@@ -79,7 +83,9 @@ def load(path: str | Path, task: str | None = None) -> Loaded:
         raise UserError(f'--task {task}, but {file} is a network for {known["task"]}; remove the option')
     network = build(known['network_g'], str(file))
     load_weights(network, weights, str(file))
-    return Loaded(file, network.eval(), known['network_g'], known['scale'], known['task'] or task)
+    return Loaded(
+        file, network.eval(), known['network_g'], known['scale'], known['task'] or task, known.get('color')
+    )  # fmt: skip
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -116,8 +122,9 @@ def _described(content: dict[str, Any], file: Path) -> dict[str, Any] | None:
         raise UserError(f'{file}: its description of the network is damaged')
     if known['format'] > FORMAT:
         raise UserError(f'{file}: written by a newer version of ramit-arch (format {known["format"]}); update it')
-    network_g, scale, task = known.get('network_g'), known.get('scale'), known.get('task')
-    if not (isinstance(network_g, dict) and type(scale) is int and scale > 0 and isinstance(task, (str, type(None)))):
+    scale, task, color = known.get('scale'), known.get('task'), known.get('color')
+    texts = isinstance(task, (str, type(None))) and color in (None, 'rgb', 'gray')
+    if not (isinstance(known.get('network_g'), dict) and type(scale) is int and scale > 0 and texts):
         raise UserError(f'{file}: its description of the network is damaged')
     return known
 

@@ -74,12 +74,12 @@ class Restorer:
         self.task = task
         if not isinstance(network, nn.Module):
             loaded = load(network, task)
-            network, self.file, self.task = loaded.network, loaded.file, loaded.task
-            self.scale = loaded.scale
+            network, self.file, self.task, self.scale = loaded.network, loaded.file, loaded.task, loaded.scale
+            color = loaded.color
         else:
-            self.scale = getattr(network, 'upscale', 1)
+            self.scale, color = getattr(network, 'upscale', 1), None
         self.device = _device(device)
-        self.channels = getattr(network, 'in_chans', 3)
+        self.channels = getattr(network, 'in_chans', 1 if color == 'gray' else 3)
         self.network = network.eval().to(self.device)
         self.tile, self.overlap, self.ensemble, self.size_multiple = tile, overlap, ensemble, size_multiple
         gpu = self.device.type == 'cuda'

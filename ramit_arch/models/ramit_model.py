@@ -247,7 +247,8 @@ class RAMiTModel(ScoringModel):
             key: {name: tensor.cpu() for name, tensor in self.get_bare_model(each).state_dict().items()}
             for key, each in zip(keys, nets, strict=True)
         }
-        content['network'] = describe(self.options.network_g, self.options.scale, self.scoring.protocol)
+        color = self.options.datasets['train'].get('color')
+        content['network'] = describe(self.options.network_g, self.options.scale, self.scoring.protocol, color)
         name = 'latest' if current_iter == -1 else current_iter
         write_checkpoint(content, Path(self.opt['path']['models'], f'{net_label}_{name}.pth'))
 
