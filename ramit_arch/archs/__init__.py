@@ -8,7 +8,8 @@ framework wants to know it may answer by these attributes, all optional:
     size_multiple               sides are padded to multiples of this, in its forward pass
     reconstruction_head         name of the submodule that depends on the factor, for a warm start
     set_grad_checkpointing(on)  activation checkpointing
-    set_compiled(on)            compile what pays on a CPU; without it `torch.compile` takes the whole network
+    set_compiled(on)            use native kernels on a CPU, and return why not, or None; without it `torch.compile`
+                                takes the whole network
     tasks_of(weights)           tasks that a network of these weights may be for, if they are its own
     options_from(weights, task) its arguments, for checkpoints that do not carry them
 """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -109,25 +107,6 @@ def relative_position_index(window_size: int) -> Tensor:
 def l2_norm(x: Tensor, axis: int) -> Tensor:
     """L2 norm along an axis, kept as size 1; at least 1e-12, to divide by."""
     return torch.linalg.vector_norm(x, dim=axis, keepdim=True).clamp(min=1e-12)
-
-
-@cache
-def compiled(method: Callable[..., Tensor], varying: tuple[int, ...]) -> Callable[..., Tensor]:
-    """A compiled method of a module, once for all modules that call it.
-
-    Args:
-        method: takes the module, and maps or None.
-        varying: axes of the maps whose length may change between calls without compiling again.
-    """
-    compiled_method = torch.compile(method)
-
-    def call(module: nn.Module, *maps: Tensor | None) -> Tensor:
-        for x in maps:
-            for axis in varying if x is not None else ():
-                torch._dynamo.maybe_mark_dynamic(x, axis)
-        return compiled_method(module, *maps)
-
-    return call
 
 
 def require(ok: bool, option: str, value: object, allowed: str) -> None:

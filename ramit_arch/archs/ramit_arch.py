@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,6 @@ from ramit_arch.archs.arguments import checked
 from ramit_arch.archs.layers import (
     FeedForward,
     PointwiseConv,
-    compiled,
     drop_path,
     l2_norm,
     layer_norm,
@@ -45,11 +44,10 @@ from ramit_arch.archs.layers import (
     relative_position_index,
     require,
     symmetric_pad,
-    window_partition,
-    window_reverse,
 )
 from ramit_arch.archs.ramit_shapes import options_from, tasks_of
 from ramit_arch.archs.row_bands import in_bands
+from ramit_arch.archs.window_attention import available, window_attention
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
     'leaky_relu': partial(nn.LeakyReLU, inplace=True),
@@ -110,9 +108,6 @@ class MobiVari(nn.Module):
 class MultiHeadAttention(nn.Module, ABC):
     """What both attentions share: a learnable temperature tau for each head, and the projection (Eqs. 2 and 3)."""
 
-    compiled = False
-    varying: ClassVar[tuple[int, ...]]  # axes of qkv and helper whose length depends on the image
-
     def __init__(self, heads: int, head_dim: int, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         self.heads = heads
@@ -132,52 +127,54 @@ class MultiHeadAttention(nn.Module, ABC):
 
     def forward(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """Shapes as in `attend`."""
-        attend = partial(compiled(type(self).attend, self.varying), self) if self.compiled else self.attend
-        return self.proj_drop(self.proj(attend(qkv, helper)))
+        return self.proj_drop(self.proj(self.attend(qkv, helper)))
 
 
 class SpatialAttention(MultiHeadAttention):
     """SPSA: softmax(cos(Q, K) / tau + B) V in windows, without attention mask (Eq. 3)."""
 
-    varying = (0,)
-
     def __init__(self, heads: int, head_dim: int, window_size: int, attn_drop: float, proj_drop: float) -> None:
         super().__init__(heads, head_dim, attn_drop, proj_drop)
         self.window_size = window_size
+        self.native = False
         self.relative_position_index: Tensor
         self.register_buffer('relative_position_index', relative_position_index(window_size))
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, heads))
 
     def bias(self) -> Tensor:
-        """(1, heads, M^2, M^2); contiguous and with four axes, as the fused kernel for CPUs wants it."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()[None]
+        """(heads, M^2, M^2)"""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
+
+    def windows(self, x: Tensor, parts: int) -> Tensor:
+        """(N, H, W, heads * parts * D) -> (parts, B, heads, M^2, D), B windows in total."""
+        n, h, w, c = x.shape
+        m, heads = self.window_size, c // (parts * self.head_dim)
+        x = x.view(n, h // m, m, w // m, m, heads, parts, self.head_dim)
+        return x.permute(6, 0, 1, 3, 5, 2, 4, 7).reshape(parts, -1, heads, m * m, self.head_dim)
 
     def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
-        """Windows qkv (B, M, M, heads * 3 * D), helper (B, M, M, D) or none -> (B, M, M, heads * D)."""
-        m = self.window_size
-        qkv = qkv.reshape(-1, m * m, self.heads, 3, self.head_dim)
-        qk, v = qkv[..., :2, :], qkv[..., 2, :]  # (B, M^2, heads, 2, D) and (B, M^2, heads, D)
+        """qkv (N, H, W, heads * 3 * D), helper (N, H, W, D) or none -> (N, H, W, heads * D)."""
+        n, h, w, _ = qkv.shape
+        m, d, bias = self.window_size, self.head_dim, self.bias()
+        if self.native and not torch.is_grad_enabled():
+            return window_attention(qkv, helper, bias, self.inverse_tau().flatten(), m)
+        q, k, v = self.windows(qkv, 3)
         if helper is not None:
-            v = v * helper.reshape(-1, m * m, 1, self.head_dim)
-        # cos(q, k) / tau is the product of q / (|q| tau) and k / |k|; one division makes both.
-        tau = 1 / self.inverse_tau()
-        qk = (qk / (l2_norm(qk, -1) * torch.cat([tau, torch.ones_like(tau)], 1))).to(qk.dtype)
-        bias = self.bias().to(qk.dtype)
-        q, k = qk.transpose(1, 2).unbind(3)  # each (B, heads, M^2, D)
-        v = v.transpose(1, 2)
-        dropout = self.attn_drop if self.training else 0.0
-        # On a CPU the fused kernel has no gradient of the bias, and in bfloat16 it is the slower one.
-        if q.is_cuda or (q.dtype != torch.bfloat16 and not torch.is_grad_enabled()):
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
-        else:
-            out = F.dropout((q @ k.transpose(-2, -1)).add_(bias).softmax(-1), dropout) @ v
-        return out.transpose(1, 2).reshape(-1, m, m, self.heads * self.head_dim)
+            v = v * self.windows(helper, 1)[0]
+        q, k = (F.normalize(q, dim=-1) * self.inverse_tau()).to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)
+        bias, dropout = bias.to(v.dtype), self.attn_drop if self.training else 0.0
+        if q.is_cuda:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout, scale=1.0)
+        else:  # faster than the fused kernel, which has no gradient of the bias here, as long as the scores fit a cache
+            cosine = (q.flatten(0, 1) @ k.flatten(0, 1).mT).view(-1, self.heads, m * m, m * m)
+            attention = F.dropout(cosine.add_(bias).softmax(-1), dropout)
+            out = attention.flatten(0, 1) @ v.flatten(0, 1)
+        out = out.view(n, h // m, w // m, self.heads, m, m, d).permute(0, 1, 4, 2, 5, 3, 6)
+        return out.reshape(n, h, w, self.heads * d)
 
 
 class ChannelAttention(MultiHeadAttention):
     """CHSA: softmax(cos(Q^T, K^T) / tau) V^T of the channels of a head, over the whole image (Eq. 3)."""
-
-    varying = (0, 1, 2)
 
     def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, 1) or none -> (N, H, W, heads * D)."""
@@ -250,10 +247,7 @@ class DRAMiTBlock(nn.Module):
     def attend_windows(self, x: Tensor, helper: Tensor | None = None) -> Tensor:
         """SPSA of x (N, H, W, C), helper (N, H, W, D) or none -> (N, H, W, spatial heads * D)."""
         assert self.sp_attn is not None
-        _, h, w, _ = x.shape
-        qkv = self.qkv_proj[0](window_partition(x, self.window_size), self.spatial)
-        helper = None if helper is None else window_partition(helper, self.window_size)
-        return window_reverse(self.sp_attn(qkv, helper), h, w)
+        return self.sp_attn(self.qkv_proj[0](x, self.spatial), helper)
 
     def feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Both residual additions: x and its mixed attention (N, H, W, C) -> the block's output."""
@@ -488,11 +482,13 @@ class RAMiT(nn.Module):
         for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
             stage.checkpointing = enable
 
-    def set_compiled(self, enable: bool = True) -> None:
-        """Compile the attentions alone, for all sizes of image: on a CPU more is slower."""
-        for module in self.modules():
-            if isinstance(module, MultiHeadAttention):
-                module.compiled = enable
+    def set_compiled(self, enable: bool = True) -> str | None:
+        """Let SPSA use its native kernel where there are no gradients. Why it cannot, or None."""
+        attentions = [module for module in self.modules() if isinstance(module, SpatialAttention)]
+        reasons = [available(each.window_size, each.head_dim) for each in attentions] if enable else []
+        for attention in attentions:
+            attention.native = enable and not any(reasons)
+        return next(filter(None, reasons), None)
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Normalised image (N, C, H, W), H and W multiples of `size_multiple` -> features (N, H, W, dim)."""

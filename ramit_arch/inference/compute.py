@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ramit_arch.archs.window_attention import compiler
+from ramit_arch.errors import UserError
+
+logger = logging.getLogger('basicsr')
 GRAPHS = 64  # that training and validation may compile of one function
 
 
@@ -22,8 +27,8 @@ class Compute:
     bf16: bfloat16 autocast; weights stay in float32.
     tf32: products and convolutions of float32 on the TF32 units of a GPU, with 10 bits of mantissa.
     channels_last: images and weights of convolutions in the channels-last memory format.
-    compile: `torch.compile`. On a CPU a network that has `set_compiled` chooses what to compile. On a GPU, and of
-        another network, the whole is, for every size of image on its own, up to `GRAPHS` graphs.
+    compile: on a CPU the native kernels of a network that has `set_compiled`. Otherwise `torch.compile` of the whole
+        network, for every size of image on its own, up to `GRAPHS` graphs.
     checkpointing: activation checkpointing.
     """
 
@@ -47,12 +52,24 @@ class Compute:
         return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
 
     def network(self, network: nn.Module) -> Any:
-        """What to call instead of the network, whose parameters it shares."""
-        if self.compile:  # the limit is of a function, which training and validation share
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        if self.device.type == 'cpu' and hasattr(unwrapped(network), 'set_compiled'):
+        """What to call instead of the network, whose parameters it shares.
+
+        Raises:
+            UserError: the whole network is to be compiled on a CPU, and there is no C++ compiler.
+        """
+        inner = unwrapped(network)
+        if self.device.type == 'cpu' and hasattr(inner, 'set_compiled'):
+            missing = inner.set_compiled(self.compile)  # type: ignore[operator]
+            if missing:
+                logger.warning(f'compile: PyTorch computes instead of the native kernel: {missing}.')
             return partial(self._call, network)
-        return torch.compile(network, dynamic=False) if self.compile else network
+        if not self.compile:
+            return network
+        if self.device.type == 'cpu' and compiler() is None:
+            raise UserError('compile: no C++ compiler was found (g++, clang++, or what CXX names); install one')
+        # The limit is of a function, which training and validation share.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        return torch.compile(network, dynamic=False)
 
     def _call(self, network: nn.Module, image: Tensor) -> Tensor:
         # Set at every call and left so: training and validation may share the network, and a backward pass with

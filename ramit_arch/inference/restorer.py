@@ -22,7 +22,7 @@ from ramit_arch.inference.tiles import grid, restore_tiled
 
 logger = logging.getLogger('basicsr')
 
-BUDGET = 2 * 2**30  # bytes that `auto` lets a tile take, if half of the free memory is more
+BUDGET = 2**30  # bytes that `auto` lets a tile take, if half of the free memory is more
 SMALLEST_TILE = 64
 OVERLAP = 32
 DTYPES = (np.uint8, np.uint16, np.float32)
@@ -36,7 +36,7 @@ class Restorer:
             in [0, 1], which is moved to the device and set to evaluation mode.
         task: as for `load_network`.
         device: where to compute; by default a GPU if there is one.
-        tile: largest side of a tile, in pixels of the input. `auto` restores the picture whole if 2 GiB and half of the
+        tile: largest side of a tile, in pixels of the input. `auto` restores the picture whole if 1 GiB and half of the
             free memory are enough, and otherwise in the largest tiles for which they are. None never uses tiles.
         overlap: of neighbouring tiles, in pixels of the input; blended linearly.
         precision: `bfloat16` is faster on hardware that computes in it, and less exact.

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-
 import torch
 from torch import nn
 
@@ -31,9 +27,6 @@ def read_compute(section: ComputeOptions | None, name: str, device: torch.device
         parts.append(f'{key} {"on" if values[key] else "off"} ({why})')
     if values['bf16'] and gpu and not torch.cuda.is_bf16_supported():
         raise UserError(f'{name}.bf16: {torch.cuda.get_device_name()} does not compute in bfloat16')
-    compiler = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')  # as PyTorch looks for it
-    if values['compile'] and not gpu and not shutil.which(compiler):
-        raise UserError(f'{name}.compile needs a C++ compiler, {compiler}; install it, or set CXX to another')
     return Compute(device, **values), f'Computing ({name}): {", ".join(parts)}.'
 
 
@@ -45,7 +38,7 @@ def _defaults(name: str, gpu: bool) -> dict[str, tuple[bool, str]]:
         'channels_last': (gpu, 'what tensor cores read' if gpu else 'no gain on a CPU'),
         'compile': (
             False,
-            'it takes minutes before it starts' if gpu else 'a little faster on a CPU, with a C++ compiler',
+            'it takes minutes before it starts' if gpu else 'needs a C++ compiler',
         ),
     }
     if training:

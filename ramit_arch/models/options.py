@@ -72,7 +72,7 @@ class ComputeOptions(Section):
     channels_last: bool | None = None
     """Channels-last memory format, on by default on a GPU."""
     compile: bool | None = None
-    """`torch.compile`, off by default: on a CPU what the network chooses, on a GPU all of it, by size."""
+    """Off by default. On a CPU the network's native kernels, for validation and tests; on a GPU `torch.compile`."""
 
 
 class Training(ComputeOptions, ProgressiveTraining):
