@@ -164,23 +164,31 @@ def _add_restore(verbs: argparse._SubParsersAction) -> None:
     restore.add_argument('--task', choices=TASKS, help=TASK)
     restore.add_argument('-o', '--output', metavar='PATH', help='folder, or file for one picture (default: beside it)')
     restore.add_argument('--format', choices=['png', 'jpg', 'webp', 'tif', 'bmp'], help='default: png')
-    restore.add_argument('--quality', type=_percentage, default=95, metavar='N', help='of JPEG and WebP (default: 95)')
-    restore.add_argument('--suffix', metavar='TEXT', help='end of the names (default: _x2 and the like; none with -o)')
-    restore.add_argument('--overwrite', action='store_true', help='restore pictures again that are finished')
+    restore.add_argument(
+        '--quality', type=_percentage, default=95, metavar='N', help='JPEG and WebP quality (default: 95)'
+    )
+    restore.add_argument(
+        '--suffix', metavar='TEXT', help='appended to file names (default: _x2 and the like; none with -o)'
+    )
+    restore.add_argument('--overwrite', action='store_true', help='replace existing results')
     restore.add_argument('--tile', type=_tile, default='auto', metavar='N', help='size of tiles in pixels, auto or off')
-    restore.add_argument('--overlap', type=_natural, default=32, metavar='N', help='of tiles, in pixels (default: 32)')
+    restore.add_argument('--overlap', type=_overlap, default=32, metavar='N', help='overlap of tiles (default: 32)')
     restore.add_argument('--ensemble', action='store_true', help='average 8 flips and rotations; 8 times slower')
     restore.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster, a little less exact')
     restore.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
-    restore.add_argument('--threads', type=_positive, metavar='N', help='of the CPU (default: all cores)')
+    restore.add_argument('--threads', type=_positive, metavar='N', help='CPU threads (default: all cores)')
 
 
 def _tile(text: str) -> int | str:
-    return text if text in ('auto', 'off') else _positive(text)
+    if text not in ('auto', 'off') and not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text} is not auto, off, or an integer from 1 up')
+    return int(text) if text.isdecimal() else text
 
 
-def _natural(text: str) -> int:
-    return 0 if text == '0' else _positive(text)
+def _overlap(text: str) -> int:
+    if not text.isdecimal() or int(text) > 256:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer from 0 to 256')
+    return int(text)
 
 
 def _percentage(text: str) -> int:

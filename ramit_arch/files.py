@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
     Raises:
         UserError: the disk is too full, or the folder cannot be written; the file is as it was.
     """
-    part = path.with_name(f'.{path.name}.part')
+    part = path.with_name(f'.{path.name[:200]}.part')
     try:
         # One that a crash has left is overwritten, so its space is available.
         room = shutil.disk_usage(path.parent).free + (part.stat().st_size if part.exists() else 0)
@@ -33,7 +34,8 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
         part.replace(path)
         sync(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise UserError(f'{path}: cannot be written ({error.strerror}); the existing file is unchanged') from error
 
 

@@ -99,7 +99,7 @@ def test_options_of_other_networks_follow_from_their_shapes(arguments: dict, tmp
 
 def test_raw_checkpoint_of_scale_1_asks_for_its_task(tmp_path: Path) -> None:
     torch.save(RAMiT(**{**ARGUMENTS, 'upscale': 1}).state_dict(), tmp_path / 'raw.pth')
-    with pytest.raises(UserError, match=r'for CDN, LLE or DR; .* normalisation depends on it: add --task CDN'):
+    with pytest.raises(UserError, match=r'a RAMiT for CDN, LLE or DR; .*: give its task, --task CDN, LLE or DR'):
         load_network(tmp_path / 'raw.pth')
     network = load_network(tmp_path / 'raw.pth', task='DR')
     assert network.mean.flatten().tolist() == pytest.approx([0.5110, 0.5105, 0.4877])
@@ -107,10 +107,10 @@ def test_raw_checkpoint_of_scale_1_asks_for_its_task(tmp_path: Path) -> None:
 
 def test_task_that_contradicts_the_checkpoint_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / 'net.pth', RAMiT(**ARGUMENTS))
-    with pytest.raises(UserError, match=r'--task CDN, but .*net.pth is a network for SR'):
+    with pytest.raises(UserError, match=r'task CDN: .*net.pth is a network for SR; leave it out'):
         load_network(path, task='CDN')
     torch.save(RAMiT(**ARGUMENTS).state_dict(), tmp_path / 'raw.pth')
-    with pytest.raises(UserError, match=r'--task CDN, but .*raw.pth is a network for SR'):
+    with pytest.raises(UserError, match=r'task CDN: .*raw.pth is a network for SR; leave it out'):
         load_network(tmp_path / 'raw.pth', task='CDN')
 
 
@@ -214,12 +214,16 @@ def scores(folder: Path, name: str = 'tiny') -> dict:
 
 def test_validation_sets_are_tested_without_a_second_option_file(trained: Path) -> None:
     validated = yaml.safe_load((trained / 'experiments/tiny/scores/tiny_val_4.json').read_text())
-    for arguments in (['-opt', 'train.yml'], ['-opt', 'experiments/tiny'], ['-m', 'experiments/tiny']):
+    for arguments in (['-opt', 'train.yml'], ['-opt', 'experiments/tiny'], ['-m', 'experiments/tiny'],
+                      ['-m', 'experiments/tiny/models/net_g_best.pth']):  # fmt: skip
         result = call_basicsr('test', *arguments, cwd=trained)
         assert result.returncode == 0, result.stderr
         tested = scores(trained)
         assert tested['mean'] == validated['mean']
         assert tested['checkpoint'] == 'experiments/tiny/models/net_g_best.pth'
+    result = call_basicsr('compare', '-m', 'experiments/tiny/models/net_g_2.pth', cwd=trained)
+    assert result.returncode == 1
+    assert 'these scores are of experiments/tiny/models/net_g_best.pth, not of experiments/tiny/' in result.stderr
     result = call_basicsr('compare', '-m', 'experiments/tiny', cwd=trained)
     assert result.returncode == 0, result.stderr
     assert 'gain PSNR' in result.stdout
@@ -242,8 +246,9 @@ def test_complexity_counts_the_networks_of_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(('arguments', 'text'), [
     (['test'], 'give an option file by -opt FILE, or an experiment folder by -m'),
-    (['test', '-m', 'net.pth'], 'a checkpoint alone does not say what to test; add -opt FILE'),
-    (['test', '-opt', '.'], 'no experiment; it has no option file'),
+    (['test', '-m', 'net.pth'], '-m net.pth: no option file of an experiment beside it'),
+    (['test', '-m', 'nett.pth'], 'no such checkpoint or experiment (did you mean net.pth?)'),
+    (['test', '-opt', '.'], 'no experiment with a network'),
     (['complexity'], 'give option files by -opt, or checkpoints by -m'),
 ])  # fmt: skip
 def test_what_is_missing_on_the_command_line_is_named(arguments: list[str], text: str, tmp_path: Path) -> None:
@@ -251,6 +256,12 @@ def test_what_is_missing_on_the_command_line_is_named(arguments: list[str], text
     result = call_basicsr(*arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert text in result.stderr
+
+
+def test_size_multiple_of_the_validation_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    model = make_model(tmp_path, val={'size_multiple': 8})
+    model.save_network(model.net_g, 'net_g', 7)
+    assert Restorer(tmp_path / 'models' / 'net_g_7.pth').size_multiple == 8
 
 
 def test_description_survives_reading(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def test_finished_pictures_are_skipped_until_overwrite(home: Path) -> None:
     (home / 'out' / 'b.png').unlink()
     kept = (home / 'out' / 'a.png').stat().st_mtime_ns
     result = restore('photos', '-o', 'out', home=home)
-    assert 'restored 1, skipped 4 (3 finished earlier' in result.stdout
+    assert 'restored 1, skipped 4 (3 with a result already' in result.stdout
     assert (home / 'out' / 'a.png').stat().st_mtime_ns == kept
     result = restore('photos', '-o', 'out', '--overwrite', home=home)
     assert 'restored 4, skipped 1' in result.stdout
@@ -90,7 +91,7 @@ def test_a_folder_restored_in_place_is_not_restored_again(home: Path) -> None:
     assert 'deep/er/c_x2.png' in tree(folder)
     before = tree(folder)
     result = restore('photos', home=home)
-    assert 'restored 0, skipped 5 (4 finished earlier' in result.stdout
+    assert 'restored 0, skipped 5 (4 with a result already' in result.stdout
     assert tree(folder) == before
 
 
@@ -108,19 +109,76 @@ def test_one_bad_picture_does_not_stop_the_others(home: Path) -> None:
     result = restore('photos', '-o', 'out', home=home)
     assert result.returncode == 1
     assert 'restored 4, skipped 1 (1 file of another kind: readme.txt), failed 2' in result.stdout
+    assert 'error: 2 of 6 pictures failed' in result.stderr
     assert re.search(r'photos/aa\.png: empty file', result.stderr)
     assert re.search(r'photos/bad\.jpg: ', result.stderr)
     assert tree(home / 'out') == ['a.png', 'b.png', 'deep/a.png', 'deep/er/c.png']
 
 
-def test_pictures_of_one_stem_do_not_overwrite_each_other(home: Path) -> None:
-    cv2.imwrite(str(home / 'photo.jpg'), photograph(1, 12, 16))
-    result = restore('photo.png', 'photo.jpg', home=home)
+def test_pictures_that_would_share_a_result_are_reported(home: Path) -> None:
+    folder = make_folder(home)
+    Image.fromarray(photograph(1, 10, 14)).save(folder / 'b.bmp')
+    result = restore('photos', '-o', 'out', home=home)
+    assert result.returncode == 1
+    assert 'restored 4' in result.stdout
+    assert 'photos/b.jpg: out/b.png is the result of photos/b.bmp already; rename either' in result.stderr
+    assert np.array_equal(
+        cv2.imread(str(home / 'out' / 'b.png'))[..., ::-1], Restorer(home / 'net.pth').restore(photograph(1, 10, 14))
+    )
+
+
+def test_several_folders_keep_their_names(home: Path) -> None:
+    for name in ('one', 'two'):
+        (home / name).mkdir()
+        Image.fromarray(photograph(len(name), 10, 14)).save(home / name / 'same.png')
+    result = restore('one', 'two', '-o', 'out', home=home)
     assert result.returncode == 0, result.stderr
-    assert {'photo.jpg_x2.png', 'photo.png_x2.png'} <= set(tree(home))
-    before = tree(home)
-    assert 'restored 0' in restore('.', home=home).stdout
-    assert tree(home) == before
+    assert tree(home / 'out') == ['one/same.png', 'two/same.png']
+
+
+def test_a_picture_given_twice_is_restored_once(home: Path) -> None:
+    result = restore('photo.png', './photo.png', str(home / 'photo.png'), '.', home=home)
+    assert 'restored 1, ' in result.stdout
+    assert set(tree(home)) == {'net.pth', 'photo.png', 'photo_x2.png'}
+
+
+def test_results_given_as_pictures_are_left_out(home: Path) -> None:
+    restore('photo.png', home=home)
+    result = restore('photo.png', 'photo_x2.png', home=home)
+    assert 'restored 0, skipped 1 (1 with a result already' in result.stdout
+    cv2.imwrite(str(home / 'photo_x2.jpg'), photograph(0, 12, 16))  # no result of ours
+    result = restore('.', home=home)
+    assert 'photo_x2.jpg -> photo_x2_x2.png' in result.stdout
+
+
+def test_links_are_followed_once_and_what_is_no_file_is_named(home: Path) -> None:
+    folder = make_folder(home)
+    (folder / 'deep' / 'loop').symlink_to(folder)
+    other = home / 'elsewhere'
+    other.mkdir()
+    Image.fromarray(photograph(0, 10, 14)).save(other / 'linked.png')
+    (folder / 'link').symlink_to(other)
+    os.mkfifo(folder / 'pipe.png')
+    result = restore('photos', '-o', 'out', home=home)
+    assert result.returncode == 0, result.stderr
+    assert 'link/linked.png' in tree(home / 'out')
+    assert 'restored 5, skipped 2 (2 files of another kind: pipe.png, readme.txt)' in result.stdout
+
+
+def test_any_error_of_a_picture_leaves_the_others_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2.imwrite(str(home / 'wide.png'), photograph(1, 12, 40))
+    whole = Restorer.restore
+
+    def fail(self: Restorer, picture: np.ndarray, *rest: object) -> np.ndarray:
+        if picture.shape[1] == 16:
+            raise RuntimeError('the network failed')
+        return whole(self, picture, *rest)
+
+    monkeypatch.setattr(Restorer, 'restore', fail)
+    result = restore('photo.png', 'wide.png', home=home)
+    assert result.returncode == 1
+    assert 'photo.png: RuntimeError: the network failed' in result.stderr
+    assert (home / 'wide_x2.png').is_file()
 
 
 def test_one_picture_goes_to_the_file_that_is_named(home: Path) -> None:
@@ -166,12 +224,15 @@ def test_tiles_ensemble_and_precision_are_chosen(home: Path) -> None:
     (['photo.png', 'net.pth', '-o', 'one.png'], '-o one.png: a file, but there are several pictures'),
     (['photo.png', '-o', 'out.gif'], '-o out.gif: cannot be written; choose one of .png'),
     (['photo.png', '-o', 'out.jpg', '--format', 'png'], '-o out.jpg: contradicts --format png'),
-    (['photo.png', '--suffix', ''], 'photo.png: would be overwritten, but is a picture to restore'),
-    (['photo.png', '-o', '.'], 'photo.png: would be overwritten, but is a picture to restore'),
+    (['photo.png', '--suffix', ''], 'results would be among the sources'),
+    (['photo.png', '-o', '.'], 'results would be among the sources'),
+    (['photo.png', '-o', 'photo.png'], 'photo.png: would be overwritten'),
+    (['photo.png', '-o', ''], 'a path is empty'),
+    (['photo.png', '--suffix', '/../x'], 'must not contain slashes'),
     (['photo.png', '-o', 'net.pth/out'], 'net.pth/out: cannot be written'),
     (['photo.png', '--tile', '16'], '--tile 16: must be above the overlap, which is 32'),
     (['photo.png', '--device', 'tpu'], 'device tpu: not available here'),
-    (['photo.png', '--task', 'DR'], '--task DR, but net.pth is a network for SR'),
+    (['photo.png', '--task', 'DR'], 'task DR: net.pth is a network for SR; leave it out'),
 ])  # fmt: skip
 def test_mistakes_are_one_line_before_anything_is_computed(arguments: list[str], text: str, home: Path) -> None:
     (home / 'empty').mkdir()

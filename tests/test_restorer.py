@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ramit_arch import RAMiT, Restorer
+from ramit_arch.archs import window_attention
 from ramit_arch.errors import UserError
 from ramit_arch.inference import memory, restorer
 from ramit_arch.inference.tiles import grid
@@ -177,7 +178,9 @@ def test_arrays_that_are_no_pictures_are_refused(picture: np.ndarray, text: str)
         Restorer(Nearest()).restore(picture)
 
 
-@pytest.mark.parametrize('arguments', [{'tile': 8, 'overlap': 8}, {'tile': 'some'}, {'precision': 'half'}])
+@pytest.mark.parametrize(
+    'arguments', [{'tile': 8, 'overlap': 8}, {'tile': 'some'}, {'precision': 'half'}, {'overlap': -1}, {'overlap': 1.5}]
+)
 def test_wrong_settings_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Restorer(Nearest(), **arguments)
@@ -264,3 +267,40 @@ def test_progress_adds_up_to_the_picture() -> None:
     Restorer(Nearest(), tile=10, overlap=2).restore(random_picture((30, 30), np.uint8), done.append)
     assert len(done) == 16
     assert 0.9 * 900 <= sum(done) <= 900
+
+
+def test_large_pictures_are_restored_by_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = RAMiT(dim=16, depths=(1, 1, 1, 1), window_size=4, expand_groups=1).eval()
+    attention = network.stage1.blocks['block0'].sp_attn
+    picture = photograph(0, 16, 20)
+    restored = Restorer(network)
+    expected = restored.restore(picture)
+    assert not attention.native
+    monkeypatch.setattr(restorer, 'LARGE', 300)
+    found = restored.restore(picture)
+    assert attention.native is (window_attention.available(4, 4) is None)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_network_that_says_nothing_of_itself_is_told_scale_and_channels() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.PixelShuffle(2))
+    assert Restorer(network, scale=2, channels=1).restore(photograph(0, 6, 5)).shape == (12, 10, 3)
+    with pytest.raises(UserError, match=r'Sequential returned 10x12 for an image of 5x6; the scale is 1'):
+        Restorer(network, channels=1).restore(photograph(0, 6, 5))
+
+
+class Remembering(Nearest):
+    """Keeps a tensor, and needs values."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not hasattr(self, 'kept'):
+            self.kept = torch.ones_like(image[:, :1, :1, :1])
+        return super().forward(image) * self.kept * float(image.max() <= 2)
+
+
+def test_estimating_memory_leaves_the_network_as_it_is() -> None:
+    network = Remembering()
+    picture = random_picture((300, 300, 3), np.uint8)
+    assert memory.bytes_per_pixel(network, 3) == memory.UNKNOWN
+    assert np.array_equal(Restorer(network).restore(picture), picture)
+    assert type(network(torch.rand(1, 3, 2, 2))) is Tensor

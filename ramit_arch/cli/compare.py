@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ramit_arch.cli import checks
 from ramit_arch.cli.model import choose_option_file
 from ramit_arch.cli.pipeline import resolve
+from ramit_arch.errors import UserError
 from ramit_arch.evaluation import comparison
 from ramit_arch.options.lines import raise_problems
 
@@ -26,6 +27,10 @@ def run(args: argparse.Namespace) -> None:
     for phase, dataset in sorted(opt['datasets'].items()):
         name = dataset['name']
         results = comparison.read_results(folder, name)
+        checkpoint = opt['path'].get('pretrain_network_g')
+        if args.model is not None and results['checkpoint'] != checkpoint:
+            text = f'these scores are of {results["checkpoint"]}, not of {checkpoint}; run `basicsr test` with it first'
+            raise UserError(f'{folder}: {text}')
         section = {**dataset, 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)}
         images = tqdm(
             comparison.compare(section, results), f'Compare {name}', len(results['images']), unit='image', disable=None

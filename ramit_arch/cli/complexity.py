@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _of_checkpoint(path: str, task: str | None) -> dict[str, Any]:
     loaded = load(path, task)
-    return {'name': Path(path).name, 'scale': loaded.scale, 'network_g': loaded.network_g}
+    return {'name': path, 'scale': loaded.scale, 'network_g': loaded.network_g}
 
 
 def _check_plot(file: Path, scales: list[int]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from ramit_arch.errors import UserError
 from ramit_arch.inference.checkpoints import read_content
-from ramit_arch.inference.networks import find_checkpoint, load
+from ramit_arch.inference.networks import find_checkpoint, load, option_file_of
 
 
 def choose_option_file(args: argparse.Namespace) -> None:
-    """Set `args.opt` to a file: as given, or that of the experiment folder that `-opt` or else `-m` names.
+    """Set `args.opt` to a file: as given, or that of the experiment that `-opt` or else `-m` names.
 
     Raises:
         UserError: there is none.
@@ -20,14 +20,15 @@ def choose_option_file(args: argparse.Namespace) -> None:
     given = args.opt or args.model
     if given is None:
         raise UserError('give an option file by -opt FILE, or an experiment folder by -m')
-    folder = Path(given).expanduser()
-    if args.opt is None and not folder.is_dir():
-        raise UserError(f'-m {given}: a checkpoint alone does not say what to test; add -opt FILE, with the test sets')
-    if folder.is_dir():
-        files = sorted(folder.glob('*.yml'), key=lambda file: file.stat().st_mtime)
-        if not files:
-            raise UserError(f'{given}: no experiment; it has no option file (*.yml)')
-        args.opt, args.model = str(files[-1]), args.model or given
+    path = Path(given).expanduser()
+    if args.opt is not None and not path.is_dir():
+        return
+    checkpoint = find_checkpoint(path)  # it says what is near a wrong path
+    file = option_file_of(path)
+    if file is None:
+        text = 'no option file of an experiment beside it, which would say what to test; add -opt FILE'
+        raise UserError(f'{"-opt" if args.opt else "-m"} {given}: {text}')
+    args.opt, args.model = str(file), args.model or str(checkpoint)
 
 
 def options_of_test(opt: dict[str, Any], file: str) -> dict[str, Any]:
@@ -66,7 +67,10 @@ def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
 def set_checkpoint(opt: dict[str, Any], file: Path) -> None:
     """Let a test read a checkpoint, of which the moving average is taken if it has one."""
     averaged = 'params_ema' in read_content(str(file))
-    opt['path'] = {'pretrain_network_g': str(file), 'param_key_g': 'params_ema' if averaged else 'params'}
+    path = {key: value for key, value in (opt.get('path') or {}).items() if key != 'strict_load_g'}
+    opt['path'] = {
+        **path, 'pretrain_network_g': str(file), 'param_key_g': 'params_ema' if averaged else 'params'
+    }  # fmt: skip
 
 
 def set_own_checkpoint(opt: dict[str, Any]) -> None:

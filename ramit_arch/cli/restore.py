@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -15,7 +19,7 @@ from ramit_arch.errors import UserError, counted
 from ramit_arch.inference.folders import Job, Outcome, Plan, make_plan, prepare_targets, restore_all
 from ramit_arch.inference.restorer import Restorer
 
-NAMED = 5  # files that the summary names
+NAMED, LISTED = 5, 50  # skipped files and failures in the summary
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,6 +28,10 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: nothing could be started, or some pictures failed.
     """
+    if not all(args.pictures) or args.output == '':
+        raise UserError('a path is empty')
+    if args.suffix is not None and re.search(r'[/\\\0]', args.suffix):
+        raise UserError(f'--suffix {args.suffix!r}: must not contain slashes')
     if args.threads:
         torch.set_num_threads(args.threads)
     rank, processes = _join()
@@ -38,14 +46,7 @@ def run(args: argparse.Namespace) -> None:
     suffix = args.suffix
     if suffix is None:
         suffix = '' if output else f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
-    plan = Plan()
-    if rank == 0:  # alone: what one process writes would change the plan of another
-        plan = make_plan([Path(path) for path in args.pictures], output, suffix, args.format, args.overwrite)
-        prepare_targets(plan.jobs)
-    if processes > 1:
-        plans = [plan]
-        torch.distributed.broadcast_object_list(plans)
-        [plan] = plans
+    plan = _shared_plan(args, output, suffix, rank, processes)
     if rank == 0:
         name = f'{type(restorer.network).__name__} x{restorer.scale}'
         print(f'{name}{f" for {restorer.task}" if restorer.task else ""} from {restorer.file}, on {restorer.device}')
@@ -57,15 +58,33 @@ def run(args: argparse.Namespace) -> None:
         torch.distributed.destroy_process_group()
     if rank == 0:
         _report(outcomes, plan)
-    elif any(outcome.error for outcome in outcomes):
-        raise SystemExit(1)
+
+
+def _shared_plan(args: argparse.Namespace, output: Path | None, suffix: str, rank: int, processes: int) -> Plan:
+    """The plan of the first process, for all: what one writes would change the plan of another."""
+    made: list[Plan | UserError | None] = [None]
+    if rank == 0:
+        try:
+            plan = make_plan([Path(path) for path in args.pictures], output, suffix, args.format, args.overwrite)
+            prepare_targets(plan.jobs)
+            made = [plan]
+        except UserError as error:
+            made = [error]
+    if processes > 1:
+        torch.distributed.broadcast_object_list(made)
+    if isinstance(made[0], UserError):
+        if rank:
+            raise SystemExit(1)  # the first process says why
+        raise made[0]
+    assert made[0] is not None
+    return made[0]
 
 
 def _join() -> tuple[int, int]:
     """Rank and number of the processes that torchrun has started, which share the pictures."""
     if int(os.environ.get('WORLD_SIZE', '1')) == 1 or 'RANK' not in os.environ:
         return 0, 1
-    torch.distributed.init_process_group('gloo')
+    torch.distributed.init_process_group('gloo', timeout=timedelta(days=30))  # pictures may take long
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
@@ -78,24 +97,27 @@ def _device(asked: str | None, processes: int) -> str | None:
 
 def _restore(restorer: Restorer, jobs: Sequence[Job], quality: int, rank: int) -> list[Outcome]:
     outcomes = []
-    total = sum(map(_pixels, jobs)) / 1e6
+    shown = rank == 0 and sys.stderr.isatty()
+    sizes = [_megapixels(job) for job in jobs] if shown else [0.0] * len(jobs)
     with tqdm(
-        total=round(total, 3), desc=counted(len(jobs), 'picture'), unit='MP', disable=True if rank else None,
-        bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MP [{elapsed}<{remaining}, {rate_fmt}]',
+        total=sum(sizes), desc=counted(len(jobs), 'picture'), disable=not shown,
+        bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MP [{elapsed}<{remaining}, {rate_noinv_fmt}]',
+        unit='MP',
     ) as bar:  # fmt: skip
         for outcome in restore_all(restorer, jobs, quality, lambda pixels: bar.update(pixels / 1e6)):
             outcomes.append(outcome)
+            bar.n = max(bar.n, sum(sizes[: len(outcomes)]))
             bar.write(_line(outcome))
     return outcomes
 
 
-def _pixels(job: Job) -> int:
+def _megapixels(job: Job) -> float:
     """From the header, for the progress bar."""
     try:
-        with Image.open(job.source) as image:
-            return image.width * image.height
+        with warnings.catch_warnings(), Image.open(job.source) as image:
+            return image.width * image.height / 1e6
     except Exception:  # it is reported when it is read
-        return 0
+        return 0.0
 
 
 def _line(outcome: Outcome) -> str:
@@ -110,13 +132,17 @@ def _line(outcome: Outcome) -> str:
 
 
 def _report(outcomes: Iterable[Outcome], plan: Plan) -> None:
-    """Raises UserError if some failed."""
-    outcomes = list(outcomes)
+    """Print a summary.
+
+    Raises:
+        UserError: some pictures failed.
+    """
+    outcomes = [*outcomes, *plan.failed]
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     parts = [f'restored {len(outcomes) - len(failed):,}']
     skipped = []
     if plan.finished:
-        skipped.append(f'{len(plan.finished):,} finished earlier; --overwrite restores them again')
+        skipped.append(f'{len(plan.finished):,} with a result already; --overwrite replaces it')
     if plan.others:
         skipped.append(f'{counted(len(plan.others), "file")} of another kind: {_named(plan.others)}')
     if skipped:
@@ -125,7 +151,9 @@ def _report(outcomes: Iterable[Outcome], plan: Plan) -> None:
         parts.append(f'failed {len(failed):,}')
     print(', '.join(parts))
     if failed:
-        raise UserError('\n'.join(f'{outcome.job.source}: {outcome.error}' for outcome in failed))
+        lines = [f'{outcome.job.source}: {outcome.error}' for outcome in failed[:LISTED]]
+        lines += ['...'] if len(failed) > LISTED else []
+        raise UserError('\n'.join([f'{len(failed):,} of {counted(len(outcomes), "picture")} failed', *lines]))
 
 
 def _named(files: Sequence[Path]) -> str:

@@ -61,7 +61,7 @@ class Compute:
         if self.device.type == 'cpu' and hasattr(inner, 'set_compiled'):
             missing = inner.set_compiled(self.compile)  # type: ignore[operator]
             if missing:
-                logger.warning(f'compile: PyTorch computes instead of the native kernel: {missing}.')
+                logger.warning(f'PyTorch computes instead of the native kernel: {missing}.')
             return partial(self._call, network)
         if not self.compile:
             return network

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ import numpy as np
 
 from ramit_arch.errors import UserError
 from ramit_arch.files import MARGIN
-from ramit_arch.inference.pictures import FORMATS, Picture, is_picture, read_picture, write_picture
+from ramit_arch.inference.pictures import FORMATS, SUFFIXES, Picture, is_picture, read_picture, write_picture
 from ramit_arch.inference.restorer import Restorer
 
 
@@ -27,30 +27,15 @@ class Job:
     target: Path
 
 
-@dataclass
-class Plan:
-    """What there is to do.
-
-    Attributes:
-        jobs: pictures to restore.
-        finished: pictures whose targets exist.
-        others: files that are no pictures.
-    """
-
-    jobs: list[Job] = field(default_factory=list)
-    finished: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
         job: the job.
         error: why it failed, or None.
         size: (height, width) of the input.
-        seconds: from the decoded picture to the restored one.
+        seconds: time to restore it, without reading and writing.
         notes: what was converted or dropped.
     """
 
@@ -61,6 +46,23 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
+@dataclass
+class Plan:
+    """What there is to do.
+
+    Attributes:
+        jobs: pictures to restore.
+        finished: pictures whose targets exist.
+        others: files that are not pictures.
+        failed: pictures that cannot be restored, and folders that cannot be read.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    finished: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    failed: list[Outcome] = field(default_factory=list)
+
+
 # ------------------------------------------------------------------------------------------------------------- plan
 
 
@@ -69,75 +71,99 @@ def make_plan(
 ) -> Plan:
     """Find all pictures, in folders recursively, and name their targets.
 
+    Earlier results among the pictures, which are the targets of others, are left out.
+
     Args:
         sources: pictures and folders.
-        output: a folder, in which the tree of every source folder is kept; for one picture also a file; None writes
-            beside the sources.
-        suffix: end of the targets' stems.
+        output: a folder, in which the tree of a source folder is kept, of several sources each in a folder of its own;
+            for one picture also a file; None writes beside the sources.
+        suffix: appended to the targets' stems.
         extension: of the targets, such as png; None takes that of `output` if it is a file, or png.
         overwrite: restore pictures whose targets exist, too.
 
     Raises:
-        UserError: a source is missing, a target is a source, or nothing can be restored.
+        UserError: a source is missing, results would overwrite pictures, or there are no pictures.
     """
-    file = output if output is not None and not output.is_dir() and is_picture(output) else None
-    if file is not None:
-        _check_file(file, sources, extension)
     plan = Plan()
-    pairs: list[tuple[Path, Path]] = []
+    file = _output_file(output, sources, extension) if output is not None else None
+    jobs: dict[Path, Job] = {}  # by resolved source
     for root in sources:
-        for source in _files(root, plan, output, suffix if output is None else ''):
+        if not root.exists():
+            raise UserError(f'{root}: no such picture or folder')
+        for source in _files(root, plan, output) if root.is_dir() else [root]:
             folder = source.parent
             if output is not None:
-                folder = output / folder.relative_to(root) if root.is_dir() else output
-            pairs.append((source, folder))
-    extension = extension or 'png'
-    wanted = Counter((folder, source.stem.lower()) for source, folder in pairs)
-    inputs = {source.resolve() for source, _ in pairs}
-    for source, folder in pairs:
-        stem = source.stem if wanted[folder, source.stem.lower()] == 1 else source.name  # a.jpg beside a.png
-        target = file or folder / f'{stem}{suffix}.{extension}'
-        if target.resolve() in inputs:
-            raise UserError(f'{target}: would be overwritten, but is a picture to restore; give another -o or --suffix')
-        if target.exists() and not overwrite:
-            plan.finished.append(source)
+                folder = (
+                    output / (root.name if len(sources) > 1 else '') / folder.relative_to(root)
+                    if root.is_dir()
+                    else output
+                )
+            if not suffix and not file and folder.resolve() == source.parent.resolve():
+                raise UserError(
+                    f'{folder}: results would be among the sources; give another folder by -o, or a --suffix'
+                )
+            target = file or folder / f'{source.stem}{suffix}.{extension or "png"}'
+            jobs.setdefault(source.resolve(), Job(source, target))
+    targets = {job.target.resolve() for job in jobs.values()}
+    written: dict[str, Job] = {}  # by target, on file systems without case too
+    for resolved, job in jobs.items():
+        if job.target.resolve() == resolved:
+            raise UserError(f'{job.target}: would be overwritten, but is the picture to restore')
+        if resolved in targets:  # an earlier result
+            continue
+        first = written.setdefault(str(job.target.resolve()).casefold(), job)
+        if first is not job:
+            plan.failed.append(Outcome(job, f'{job.target} is the result of {first.source} already; rename either'))
+        elif job.target.exists() and not job.target.is_file():
+            plan.failed.append(Outcome(job, f'{job.target} exists and is not a file'))
+        elif job.target.exists() and not overwrite:
+            plan.finished.append(job.source)
         else:
-            plan.jobs.append(Job(source, target))
-    if not (plan.jobs or plan.finished):
-        where = ', '.join(map(str, sources))
-        raise UserError(f'{where}: no pictures ({", ".join(sorted(FORMATS))} and others that can be read)')
+            plan.jobs.append(job)
+    if not (jobs or plan.failed):
+        raise UserError(f'{", ".join(map(str, sources))}: no pictures ({", ".join(sorted(SUFFIXES))})')
     return plan
 
 
-def _check_file(output: Path, sources: Sequence[Path], extension: str | None) -> None:
-    """Raises UserError if not one picture goes to this file, or not in its format."""
+def _output_file(output: Path, sources: Sequence[Path], extension: str | None) -> Path | None:
+    """`output` if it is the file of one picture, None if it is a folder.
+
+    Raises:
+        UserError: it is the file of several, or cannot be written in its format or that of `--format`.
+    """
+    if output.is_dir() or not re.fullmatch(r'\.[A-Za-z]\w{1,4}', output.suffix):
+        return None
     if len(sources) > 1 or sources[0].is_dir():
-        raise UserError(f'-o {output}: a file, but there are several pictures to restore; give a folder')
+        if output.suffix.lower() in FORMATS:
+            raise UserError(f'-o {output}: a file, but there are several pictures to restore; give a folder')
+        return None
     if output.suffix.lower() not in FORMATS:
         raise UserError(f'-o {output}: cannot be written; choose one of {", ".join(FORMATS)}')
     if extension is not None and FORMATS[f'.{extension}'] != FORMATS[output.suffix.lower()]:
         raise UserError(f'-o {output}: contradicts --format {extension}; remove either')
+    return output
 
 
-def _files(root: Path, plan: Plan, output: Path | None, suffix: str) -> Iterator[Path]:
-    """Pictures of a source; not those of the output folder in it, nor those written beside earlier."""
-    if not root.is_dir():
-        if not root.exists():
-            raise UserError(f'{root}: no such picture or folder')
-        yield root  # whatever its name
-        return
-    for folder, folders, names in os.walk(root):
-        here = Path(folder)
-        folders[:] = sorted(name for name in folders if not name.startswith('.') and here / name != output)
-        originals = {stem for name in names if is_picture(Path(name)) for stem in (name, Path(name).stem)}
-        for name in sorted(names):
-            source = here / name
-            if name.startswith('.'):
-                continue
-            if not is_picture(source):
-                plan.others.append(source)
-            elif not (suffix and source.stem.endswith(suffix) and source.stem.removesuffix(suffix) in originals):
-                yield source
+def _files(root: Path, plan: Plan, output: Path | None) -> Iterator[Path]:
+    """Pictures of a folder and of those in it, without hidden ones and the output folder."""
+
+    def unreadable(error: OSError) -> None:
+        plan.failed.append(Outcome(Job(Path(error.filename), root), f'cannot be read ({error.strerror})'))
+
+    away = output.resolve() if output is not None else None
+    seen = set()  # links may lead back
+    for name, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        folder = Path(name)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        folders[:] = sorted(each for each in folders if each[0] != '.' and (folder / each).resolve() != away)
+        for file in (folder / each for each in sorted(names) if each[0] != '.'):
+            if is_picture(file) and file.is_file():
+                yield file
+            else:
+                plan.others.append(file)
 
 
 def prepare_targets(jobs: Sequence[Job]) -> None:
@@ -171,9 +197,6 @@ def restore_all(
         jobs: pictures; the folders of their targets exist.
         quality: of JPEG and WebP files, up to 100.
         progress: as for `Restorer.restore`.
-
-    Raises:
-        UserError: a disk is full.
     """
     with ThreadPoolExecutor(1, 'read') as reader, ThreadPoolExecutor(1, 'write') as writer:
         reading = [reader.submit(read_picture, job.source) for job in jobs[:1]]
@@ -198,16 +221,13 @@ def _restore(
 ) -> tuple[Outcome, Picture | None]:
     try:
         picture = reading.result()
-    except UserError as error:
-        return Outcome(job, _why(error, job.source)), None
-    pixels, alpha = picture.pixels, picture.alpha
-    _check_room(job.target, pixels.nbytes * restorer.scale**2)
-    start = time.perf_counter()
-    try:
+        pixels, alpha = picture.pixels, picture.alpha
+        _check_room(job.target, pixels.nbytes * restorer.scale**2)
+        start = time.perf_counter()
         restored = restorer.restore(pixels if alpha is None else np.dstack([pixels, alpha]), progress)
-    except (UserError, MemoryError) as error:
+        seconds = time.perf_counter() - start
+    except Exception as error:  # whatever a decoder or a network raises
         return Outcome(job, _why(error, job.source)), None
-    seconds = time.perf_counter() - start
     if alpha is not None:
         restored, alpha = restored[..., :-1], restored[..., -1]
         restored = restored[..., 0] if pixels.ndim == 2 else restored
@@ -215,20 +235,23 @@ def _restore(
 
 
 def _check_room(target: Path, size: int) -> None:
-    """Before a picture is computed for long."""
+    """Raises UserError if a disk has no room for an uncompressed result."""
     free = shutil.disk_usage(target.parent).free
     if free < size + MARGIN:
         text = f'{(size + MARGIN) / 2**20:,.0f} MiB may be needed, {free / 2**20:,.0f} are free'
-        raise UserError(f'{target}: not enough disk space ({text}); run again to continue')
+        raise UserError(f'{target}: not enough disk space ({text})')
 
 
 def _written(outcome: Outcome, picture: Picture, writing: Future[None]) -> Outcome:
     try:
         writing.result()
-    except UserError as error:
-        return replace(outcome, error=_why(error, outcome.job.target))
+    except Exception as error:  # whatever an encoder raises
+        return replace(outcome, error=_why(error, outcome.job.source))
     return replace(outcome, notes=tuple(picture.notes))
 
 
-def _why(error: Exception, file: Path) -> str:
-    return str(error).removeprefix(f'{file}: ') or type(error).__name__
+def _why(error: Exception, source: Path) -> str:
+    if isinstance(error, UserError):
+        return str(error).removeprefix(f'{source}: ')
+    text = str(error).strip().partition('\n')[0]
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__

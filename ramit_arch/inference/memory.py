@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import weakref
 from pathlib import Path
@@ -14,11 +15,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 PROBE = 128  # side of the image that a network's memory is estimated with
+UNKNOWN = 16_384.0  # bytes for each pixel
 WORKSPACE = 1.3  # what libraries hold beside the tensors
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can be allocated: of the GPU, or of the machine and of the control group that the process is in."""
+    """Bytes that this process can allocate, if those started with it by torchrun take as much.
+
+    They are of the GPU, or of the machine and the process's control group.
+    """
+    return _free(device) // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+
+
+def _free(device: torch.device) -> int:
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -45,11 +54,15 @@ def _control_group_limits() -> list[int]:
 def bytes_per_pixel(network: nn.Module, channels: int) -> float:
     """Peak memory of a forward pass for each pixel of its input, from its tensors' sizes; nothing is computed.
 
-    Raises:
-        Exception: whatever a network raises whose sizes depend on values.
+    Of a network whose sizes depend on values, `UNKNOWN`.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _PeakMemory() as memory:
-        network(torch.empty(1, channels, PROBE, PROBE))
+    probed = copy.deepcopy(network)  # it may keep tensors
+    device = next((parameter.device for parameter in network.parameters()), torch.device('cpu'))
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _PeakMemory() as memory:
+            probed(torch.empty(1, channels, PROBE, PROBE, device=device))
+    except Exception:  # whatever a network raises that needs real tensors
+        return UNKNOWN
     return WORKSPACE * memory.peak / PROBE**2
 
 

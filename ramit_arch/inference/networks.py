@@ -21,7 +21,7 @@ FORMAT = 1  # of the description in a checkpoint
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network, and what its checkpoint says of it.
+    """A network and the description in its checkpoint.
 
     Attributes:
         file: the checkpoint.
@@ -30,6 +30,7 @@ class Loaded:
         scale: factor of super-resolution, 1 for all other tasks.
         task: SR, CDN, GDN, LLE or DR if it is one of the paper's, else None.
         color: rgb or gray, or None where only the network's `in_chans` may tell.
+        size_multiple: of which its images' sides must be, if it does not pad them itself.
     """
 
     file: Path
@@ -38,17 +39,19 @@ class Loaded:
     scale: int
     task: str | None
     color: str | None
+    size_multiple: int
 
 
 def describe(
-    network_g: dict[str, Any], scale: int, task: str | None = None, color: str | None = None
+    network_g: dict[str, Any], scale: int, task: str | None = None, color: str | None = None, size_multiple: int = 1
 ) -> dict[str, Any]:
-    """What a checkpoint says of its network: plain data, with the defaults of today written out."""
+    """The description of a network for its checkpoint: plain data, with the arguments' defaults written out."""
     parameters = inspect.signature(ARCH_REGISTRY.get(network_g['type'])).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     written = {key: value for key, value in defaults.items() if _is_plain(value)}
     network_g = {'type': network_g['type'], **json.loads(json.dumps(written)), **network_g}
-    return {'format': FORMAT, 'network_g': network_g, 'scale': scale, 'task': task, 'color': color}
+    known = {'format': FORMAT, 'network_g': network_g, 'scale': scale, 'task': task, 'color': color}
+    return known if size_multiple == 1 else {**known, 'size_multiple': size_multiple}
 
 
 def _is_plain(value: Any) -> bool:
@@ -74,26 +77,29 @@ def load_network(path: str | Path, task: str | None = None) -> nn.Module:
 
 
 def load(path: str | Path, task: str | None = None) -> Loaded:
-    """The same, with what is known of it."""
+    """Load a network as `load_network` does, with its description."""
     file = find_checkpoint(path)
     content = read_content(str(file))
     weights = pick_weights(content, 'params_ema' if 'params_ema' in content else 'params', str(file))
     known = _described(content, file) or _of_experiment(file) or _recognise(weights, task, file)
-    if task is not None and known['task'] not in (None, task):
-        raise UserError(f'--task {task}, but {file} is a network for {known["task"]}; remove the option')
+    if task is not None and (known['task'] not in (None, task) or (known['scale'] > 1) != (task == 'SR')):
+        raise UserError(f'task {task}: {file} is a network for {known["task"] or known["scale"]}; leave it out')
     network = build(known['network_g'], str(file))
     load_weights(network, weights, str(file))
     return Loaded(
-        file, network.eval(), known['network_g'], known['scale'], known['task'] or task, known.get('color')
+        file, network.eval(), known['network_g'], known['scale'], known['task'] or task, known.get('color'),
+        known.get('size_multiple', 1),
     )  # fmt: skip
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file; of an experiment folder the best network, or else the latest.
+    """The path itself if it is a file; of an experiment folder the best network, or else the latest.
 
     Raises:
         UserError: there is none.
     """
+    if not str(path):
+        raise UserError('the path of a checkpoint is empty')
     found = Path(path).expanduser()
     if not found.exists():
         raise UserError(f'{path}: no such checkpoint or experiment{suggestion(found.name, _neighbours(found), 0.7)}')
@@ -123,25 +129,45 @@ def _described(content: dict[str, Any], file: Path) -> dict[str, Any] | None:
     if known['format'] > FORMAT:
         raise UserError(f'{file}: written by a newer version of ramit-arch (format {known["format"]}); update it')
     scale, task, color = known.get('scale'), known.get('task'), known.get('color')
+    multiple = known.get('size_multiple', 1)
+    numbers = all(type(number) is int and number > 0 for number in (scale, multiple))
     texts = isinstance(task, (str, type(None))) and color in (None, 'rgb', 'gray')
-    if not (isinstance(known.get('network_g'), dict) and type(scale) is int and scale > 0 and texts):
+    if not (isinstance(known.get('network_g'), dict) and numbers and texts):
         raise UserError(f'{file}: its description of the network is damaged')
     return known
 
 
 def _of_experiment(file: Path) -> dict[str, Any] | None:
-    """The network in the option file that BasicSR has archived in the checkpoint's experiment."""
-    models = file.resolve().parent
-    for archived in sorted(models.parent.glob('*.yml')) if models.name == 'models' else ():
-        try:
-            opt = options.load(archived)
-        except UserError:  # of another program
-            continue
-        if isinstance(opt.get('network_g'), dict) and 'type' in opt['network_g']:
-            val = opt.get('val')
-            task = val.get('protocol') if isinstance(val, dict) else None
-            return {'network_g': opt['network_g'], 'scale': opt.get('scale', 1), 'task': task}
-    return None
+    """The network in the option file of the checkpoint's experiment."""
+    archived = option_file_of(file) if file.stem.startswith('net_g_') else None
+    if archived is None:
+        return None
+    try:
+        opt = options.load(archived)
+    except UserError:  # of another program
+        return None
+    network_g, val = opt.get('network_g'), opt.get('val') or {}
+    if not isinstance(network_g, dict) or not isinstance(val, dict):
+        return None
+    return {
+        'network_g': network_g,
+        'scale': opt.get('scale', 1),
+        'task': val.get('protocol'),
+        'size_multiple': val.get('size_multiple', 1),
+    }
+
+
+def option_file_of(path: Path) -> Path | None:
+    """The newest option file that BasicSR has archived in an experiment.
+
+    Args:
+        path: the experiment's folder, its `models`, or a checkpoint in it.
+    """
+    folder = path.resolve()
+    folder = folder.parent if folder.is_file() else folder
+    folder = folder.parent if folder.name == 'models' else folder
+    files = sorted(folder.glob('*.yml'), key=lambda file: file.stat().st_mtime) if (folder / 'models').is_dir() else []
+    return files[-1] if files else None
 
 
 def _recognise(weights: dict[str, Tensor], task: str | None, file: Path) -> dict[str, Any]:
@@ -158,12 +184,11 @@ def _recognise(weights: dict[str, Tensor], task: str | None, file: Path) -> dict
         if own != shapes:
             continue
         if task is None and len(tasks) > 1:
-            raise UserError(
-                f'{file}: a {name} for {", ".join(tasks[:-1])} or {tasks[-1]}; its weights do not tell which, but its '
-                f'normalisation depends on it: add --task {tasks[0]}'
-            )
+            either = f'{", ".join(tasks[:-1])} or {tasks[-1]}'
+            text = 'the weights do not tell for which, and the normalisation depends on it'
+            raise UserError(f'{file}: a {name} for {either}; {text}: give its task, --task {either}')
         if task is not None and task not in tasks:
-            raise UserError(f'--task {task}, but {file} is a network for {" or ".join(tasks)}')
+            raise UserError(f'task {task}: {file} is a network for {" or ".join(tasks)}; leave it out')
         found = network.options_from(weights, task or tasks[0])
         return {'network_g': {'type': name, **found}, 'scale': found.get('upscale', 1), 'task': task or tasks[0]}
     some = ', '.join(list(weights)[:2])

@@ -328,7 +328,7 @@ def _picture(samples: np.ndarray, icc: bytes | None, dpi: Any, notes: list[str],
 
 
 def _known_dpi(dpi: Iterable[float]) -> tuple[float, float] | None:
-    values = [float(value) for value in dpi if 0 < value < float('inf')]
+    values = [float(value) for value in dpi if 1e-3 < value < 1e6]
     return (values[0], values[1]) if len(values) == 2 else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ logger = logging.getLogger('basicsr')
 
 BUDGET = 2**30  # bytes that `auto` lets a tile take, if half of the free memory is more
 SMALLEST_TILE = 64
+LARGEST_OVERLAP = 256
+LARGE = 2**18  # pixels
 OVERLAP = 32
 DTYPES = (np.uint8, np.uint16, np.float32)
 
@@ -41,11 +44,13 @@ class Restorer:
         overlap: of neighbouring tiles, in pixels of the input; blended linearly.
         precision: `bfloat16` is faster on hardware that computes in it, and less exact.
         ensemble: average the results of the eight flips and rotations of every tile: better, eight times slower.
-        size_multiple: of which to pad sides, for a network that does not pad by itself.
+        scale: factor of super-resolution; by default what the checkpoint or `upscale` says, or else 1.
+        channels: of the network's images, 3 or 1; by default what the checkpoint or `in_chans` says, or else 3.
+        size_multiple: to which sides are padded, for a network that does not pad by itself; by default what the
+            checkpoint says, or else 1.
 
     Attributes:
-        scale: factor of super-resolution of the network (its `upscale`, or what the checkpoint says).
-        channels: of the network's images, 3 or 1 (its `in_chans`).
+        scale, channels, size_multiple: as above.
         file: the checkpoint, or None.
         task: the paper's task for which the network was trained, if it is known.
 
@@ -64,29 +69,36 @@ class Restorer:
         overlap: int = OVERLAP,
         precision: Literal['float32', 'bfloat16'] = 'float32',
         ensemble: bool = False,
-        size_multiple: int = 1,
+        scale: int | None = None,
+        channels: Literal[1, 3] | None = None,
+        size_multiple: int | None = None,
     ) -> None:
-        if tile not in ('auto', None) and not (isinstance(tile, int) and tile > overlap >= 0):
-            raise ValueError(f"tile is {tile!r} and overlap {overlap}; tile must be 'auto', None or above overlap")
+        if overlap not in range(LARGEST_OVERLAP + 1):
+            raise ValueError(f'overlap is {overlap!r}; it must be an integer from 0 to {LARGEST_OVERLAP}')
+        if tile not in ('auto', None) and tile not in range(overlap + 1, 2**20):
+            raise ValueError(
+                f"tile is {tile!r}; it must be 'auto', None or an integer above overlap, which is {overlap}"
+            )
         if precision not in ('float32', 'bfloat16'):
             raise ValueError(f"precision is {precision!r}; it must be 'float32' or 'bfloat16'")
         self.file: Path | None = None
         self.task = task
         if not isinstance(network, nn.Module):
             loaded = load(network, task)
-            network, self.file, self.task, self.scale = loaded.network, loaded.file, loaded.task, loaded.scale
-            color = loaded.color
-        else:
-            self.scale, color = getattr(network, 'upscale', 1), None
+            network, self.file, self.task = loaded.network, loaded.file, loaded.task
+            scale, size_multiple = scale or loaded.scale, size_multiple or loaded.size_multiple
+            channels = channels or (None if loaded.color is None else 1 if loaded.color == 'gray' else 3)
+        self.scale = int(scale or getattr(network, 'upscale', 1))
+        self.channels = int(channels or getattr(network, 'in_chans', 3))
+        self.size_multiple = size_multiple or 1
         self.device = _device(device)
-        self.channels = getattr(network, 'in_chans', 1 if color == 'gray' else 3)
         self.network = network.eval().to(self.device)
-        self.tile, self.overlap, self.ensemble, self.size_multiple = tile, overlap, ensemble, size_multiple
+        self.tile, self.overlap, self.ensemble = tile, overlap, ensemble
         gpu = self.device.type == 'cuda'
         self.compute = Compute(self.device, bf16=precision == 'bfloat16', channels_last=gpu)
         if gpu:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._call = self.compute.network(self.network)
+        self._call: Any = None  # chosen with the first picture
         self._bytes_per_pixel: float | None = None
 
     def restore(self, picture: np.ndarray, progress: Callable[[int], None] | None = None) -> np.ndarray:
@@ -119,6 +131,8 @@ class Restorer:
     def restore_tensor(self, image: Tensor) -> Tensor:
         """Restore images (N, C, H, W) in [0, 1], whole: (N, C, H * scale, W * scale) in float32, not clipped."""
         with torch.no_grad(), self.compute.active():
+            if self._call is None:
+                self._choose_kernels(image.shape[-2] * image.shape[-1])
             image = self.compute.image(image.to(self.device))
             if not self.ensemble:
                 return restore_whole(self._call, image, self.scale, self.size_multiple)
@@ -133,15 +147,26 @@ class Restorer:
             assert total is not None
             return total / 8
 
+    def _choose_kernels(self, pixels: int) -> None:
+        """On a CPU use native kernels from the first picture on that repays the seconds of compiling them."""
+        if self._call is not None and (self.compute.compile or pixels < LARGE):
+            return
+        native = self.device.type == 'cpu' and hasattr(self.network, 'set_compiled') and pixels >= LARGE
+        self.compute = replace(self.compute, compile=native)
+        self._call = self.compute.network(self.network)
+
     # ---------------------------------------------------------------------------------------------------- tiles
 
     def _restore(self, pixels: np.ndarray, progress: Callable[[int], None] | None) -> np.ndarray:
         """(H, W, C) -> (H * scale, W * scale, C), in smaller tiles if memory runs out and they are automatic."""
         height, width = pixels.shape[:2]
+        self._choose_kernels(height * width)
         tile = self._tile(height, width)
+        output = np.empty((height * self.scale, width * self.scale, pixels.shape[2]), pixels.dtype)
         while True:
             try:
-                return self._restore_tiles(pixels, tile, progress)
+                self._restore_tiles(pixels, output, tile, progress)
+                return output
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -163,7 +188,7 @@ class Restorer:
         if self.tile != 'auto':
             return self.tile
         budget = min(memory.available(self.device) // 2, BUDGET)
-        if height * width <= 2**16:  # the estimate would take longer than the picture
+        if height * width <= 2**16:  # estimating would take longer than restoring
             return max(height, width)
         if self._bytes_per_pixel is None:
             self._bytes_per_pixel = memory.bytes_per_pixel(self.network, self.channels)
@@ -173,11 +198,12 @@ class Restorer:
         multiple = getattr(self.network, 'size_multiple', self.size_multiple)
         return max(int(pixels**0.5) // multiple * multiple, SMALLEST_TILE, self.overlap + multiple)
 
-    def _restore_tiles(self, pixels: np.ndarray, tile: int, progress: Callable[[int], None] | None) -> np.ndarray:
-        height, width, channels = pixels.shape
+    def _restore_tiles(
+        self, pixels: np.ndarray, output: np.ndarray, tile: int, progress: Callable[[int], None] | None
+    ) -> None:
+        height, width = pixels.shape[:2]
         multiple = getattr(self.network, 'size_multiple', self.size_multiple)
         rows, columns = (grid(side, tile, min(self.overlap, tile - 1), multiple) for side in (height, width))
-        output = np.empty((height * self.scale, width * self.scale, channels), pixels.dtype)
         share = height * width // (len(rows.starts) * len(columns.starts))
 
         def restore(top: int, bottom: int, left: int, right: int) -> Tensor:
@@ -190,7 +216,6 @@ class Restorer:
             output[row : row + finished.shape[1]] = _to_pixels(finished, pixels.dtype)
 
         restore_tiled(restore, write, rows, columns, self.scale)
-        return output
 
     def _restore_one(self, pixels: np.ndarray) -> Tensor:
         """A tile (h, w, C) -> (C, h * scale, w * scale) on the CPU."""
@@ -208,9 +233,17 @@ def restore_whole(network: Callable[[Tensor], Any], image: Tensor, scale: int, s
         UserError: the network returns something else.
     """
     height, width = (size * scale for size in image.shape[-2:])
-    output = network(symmetric_pad(image, size_multiple))
+    padded = symmetric_pad(image, size_multiple)
+    output = network(padded)
     check_output(output)
+    if output.shape[-2:] != tuple(size * scale for size in padded.shape[-2:]):
+        sizes = [f'{x.shape[-1]}x{x.shape[-2]}' for x in (output, padded)]
+        raise UserError(f'{_name(network)} returned {sizes[0]} for an image of {sizes[1]}; the scale is {scale}')
     return output[..., :height, :width].float() if size_multiple > 1 else output.float()
+
+
+def _name(network: Any) -> str:
+    return type(network).__name__ if isinstance(network, nn.Module) else 'the network'
 
 
 def check_output(output: Any, gt: Tensor | None = None) -> None:

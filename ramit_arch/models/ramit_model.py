@@ -248,7 +248,8 @@ class RAMiTModel(ScoringModel):
             for key, each in zip(keys, nets, strict=True)
         }
         color = self.options.datasets['train'].get('color')
-        content['network'] = describe(self.options.network_g, self.options.scale, self.scoring.protocol, color)
+        opt, multiple = self.options, self.scoring.size_multiple
+        content['network'] = describe(opt.network_g, opt.scale, self.scoring.protocol, color, multiple)
         name = 'latest' if current_iter == -1 else current_iter
         write_checkpoint(content, Path(self.opt['path']['models'], f'{net_label}_{name}.pth'))
 
