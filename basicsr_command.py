@@ -69,6 +69,7 @@ MODEL = 'checkpoint, or experiment folder (its best network, or else the latest)
 TASK = 'for raw checkpoints of scale 1, which do not say what they restore'
 OPTION_FILE = 'option file (YAML), or the name of one that comes with the package'
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+CPU_LIMIT = Path('/sys/fs/cgroup/cpu.max')
 TASKS = ['SR', 'CDN', 'GDN', 'LLE', 'DR']
 DATA_VERBS = {
     'prepare': 'prepare',
@@ -307,6 +308,7 @@ def run(args: argparse.Namespace) -> None:
         # The default before Python 3.14. With its forkserver, every worker of a loader takes seconds to import PyTorch.
         multiprocessing.set_start_method('fork')
     keep_freed_memory()
+    limit_threads()
     with _interruptible():
         importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     if getattr(args, 'imports', None):
@@ -326,6 +328,18 @@ def keep_freed_memory() -> None:
     if hasattr(libc, 'gnu_get_libc_version'):
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def limit_threads() -> None:
+    """Let PyTorch start no more threads than the control group (a container) has CPUs; it looks at the machine's."""
+    if sys.platform != 'linux' or 'OMP_NUM_THREADS' in os.environ:
+        return
+    try:
+        quota, period = CPU_LIMIT.read_text().split()
+    except (OSError, ValueError):
+        return
+    if quota != 'max' and int(quota) // int(period) < len(os.sched_getaffinity(0)):
+        os.environ['OMP_NUM_THREADS'] = str(max(int(quota) // int(period), 1))
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def network_alone(restorer: Restorer, source: Path) -> Callable[[], None]:
     side = restorer._tile(height, width)
     rows, columns = (grid(length, side, restorer.overlap, 32) for length in (height, width))
     tile = torch.rand(1, 3, rows.size, columns.size, device=DEVICE)
+    restorer._choose_kernels(height * width)
 
     def run() -> None:
         for _ in range(len(rows.starts) * len(columns.starts)):

@@ -27,6 +27,7 @@ from helpers import (
     write_pairs,
 )
 
+import basicsr_command
 from ramit_arch import options
 
 
@@ -696,3 +697,21 @@ def test_verbs_keep_freed_memory_and_importing_does_not() -> None:
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ['False', 'True']
+
+
+@pytest.mark.parametrize(('limit', 'threads'), [
+    ('max 100000', None), ('100000 100000', '1'), ('50000 100000', '1'), ('99900000 100000', None), (None, None),
+])  # fmt: skip
+def test_a_container_gets_no_more_threads_than_it_has_cpus(
+    limit: str | None, threads: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if limit is not None:
+        (tmp_path / 'cpu.max').write_text(limit)
+    monkeypatch.setattr(basicsr_command, 'CPU_LIMIT', tmp_path / 'cpu.max')
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(4), raising=False)
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    basicsr_command.limit_threads()
+    assert os.environ.get('OMP_NUM_THREADS') == threads
+    monkeypatch.setenv('OMP_NUM_THREADS', '3')  # of the user
+    basicsr_command.limit_threads()
+    assert os.environ['OMP_NUM_THREADS'] == '3'

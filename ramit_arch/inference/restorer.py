@@ -88,8 +88,8 @@ class Restorer:
             network, self.file, self.task = loaded.network, loaded.file, loaded.task
             scale, size_multiple = scale or loaded.scale, size_multiple or loaded.size_multiple
             channels = channels or (None if loaded.color is None else 1 if loaded.color == 'gray' else 3)
-        self.scale = int(scale or getattr(network, 'upscale', 1))
-        self.channels = int(channels or getattr(network, 'in_chans', 3))
+        self.scale: int = scale or getattr(network, 'upscale', None) or 1
+        self.channels: int = channels or getattr(network, 'in_chans', None) or 3
         self.size_multiple = size_multiple or 1
         self.device = _device(device)
         self.network = network.eval().to(self.device)
@@ -220,8 +220,8 @@ class Restorer:
     def _restore_one(self, pixels: np.ndarray) -> Tensor:
         """A tile (h, w, C) -> (C, h * scale, w * scale) on the CPU."""
         image = _to_tensor(pixels)
-        if self.channels == 1:  # channels one by one
-            return self.restore_tensor(image[:, None])[:, 0].cpu()
+        if self.channels == 1:
+            return torch.cat([self.restore_tensor(channel[None, None])[0].cpu() for channel in image])
         restored = self.restore_tensor(image.expand(3, -1, -1)[None])[0]
         return (restored.mean(0, keepdim=True) if image.shape[0] == 1 else restored).cpu()
 
