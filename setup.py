@@ -28,7 +28,11 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=['ramit_arch', 'ramit_arch.*']),
-    package_data={'ramit_arch.evaluation': ['paper.yml'], 'ramit_arch.preparation': ['datasets.yml']},
+    package_data={
+        'ramit_arch.archs': ['*.cpp'],
+        'ramit_arch.evaluation': ['paper.yml'],
+        'ramit_arch.preparation': ['datasets.yml'],
+    },
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
     py_modules=['basicsr_command'],
     cmdclass={'build_py': BuildWithOptionFiles},
