@@ -87,7 +87,10 @@ def test_native_attention_is_used_without_gradients_only(monkeypatch: pytest.Mon
     assert len(calls) == 6
 
 
-def test_training_with_compile_takes_the_same_steps(tmp_path: Path) -> None:
+def test_training_with_compile_takes_the_same_steps_and_says_that_it_is_not_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
     plain, compiled = make_model(tmp_path), make_model(tmp_path, compile=True, val={'compile': True})
     for model in (plain, compiled):
         for iteration in (1, 2):
@@ -95,6 +98,7 @@ def test_training_with_compile_takes_the_same_steps(tmp_path: Path) -> None:
         model.feed_data(batch())
         model.test()
     torch.testing.assert_close(compiled.output, plain.output, atol=1e-5, rtol=0)
+    assert caplog.text.count('train.compile: RAMiT has native kernels on a CPU') == 1
 
 
 def test_kernel_is_compiled_once_and_then_loaded(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
