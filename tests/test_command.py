@@ -510,8 +510,8 @@ def test_complexity_prints_a_row_a_file(tmp_path: Path) -> None:
     result = call_basicsr('complexity', '-opt', *files, '--counts', '--plot', 'tradeoff.png', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert rows[1] == ['RAMiT_SRx2', 'x2', '940K', '163.3G', '2,543M']
-    assert rows[2] == ['RAMiT_SRx4', 'x4', '961K', '42.16G', '640M']
+    assert rows[1] == ['RAMiT_SRx2', 'x2', '940K', '163.1G', '2,543M']
+    assert rows[2] == ['RAMiT_SRx4', 'x4', '961K', '42.12G', '640M']
     assert 'Not in the figure: RAMiT_SRx2; results/RAMiT_SRx2 has no scores of all five sets.' in result.stdout
     assert cv2.imread(str(tmp_path / 'tradeoff.png')).shape == (840, 2250, 3)
 

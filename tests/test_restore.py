@@ -269,7 +269,7 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_half_written(hom
     folder = home / 'many'
     folder.mkdir()
     for i in range(60):
-        cv2.imwrite(str(folder / f'{i:02}.png'), photograph(i, 60, 60))
+        cv2.imwrite(str(folder / f'{i:02}.png'), photograph(i, 160, 160))
     process = subprocess.Popen(
         [str(BASICSR), 'restore', 'many', '-m', 'net.pth', '-o', 'out'],
         cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -286,6 +286,6 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_half_written(hom
     assert 0 < len(done) < 60
     assert all(re.fullmatch(r'\d\d\.png', name) for name in done)
     for name in done:
-        assert cv2.imread(str(home / 'out' / name)).shape == (120, 120, 3)
+        assert cv2.imread(str(home / 'out' / name)).shape == (320, 320, 3)
     result = restore('many', '-o', 'out', home=home)
     assert f'restored {60 - len(done)}, skipped {len(done)}' in result.stdout

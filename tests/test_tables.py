@@ -248,8 +248,8 @@ def test_text_markdown_and_csv_hold_the_same_numbers(tmp_path: Path) -> None:
     printed = {form: call_basicsr('table', 'results', '--tables', '2', '--format', form, cwd=tmp_path).stdout
                for form in ('text', 'markdown', 'csv')}  # fmt: skip
     here = [line for line in printed['text'].splitlines() if line.startswith('RAMiT_SRx2 (here)')]
-    assert here[0].split()[2:] == ['163.3G', '940K', '38.06', '/', '0.9000']
-    assert '| RAMiT_SRx2 (here) | 163.3G | 940K | 38.06 / 0.9000 |  |  |  |  |  |' in printed['markdown']
+    assert here[0].split()[2:] == ['163.1G', '940K', '38.06', '/', '0.9000']
+    assert '| RAMiT_SRx2 (here) | 163.1G | 940K | 38.06 / 0.9000 |  |  |  |  |  |' in printed['markdown']
     assert 'minus RAMiT (paper)  ' in printed['text']
     rows = list(csv.DictReader(io.StringIO(printed['csv'])))
     found = {(r['kind'], r['set']): r['psnr'] for r in rows if r['kind'] != 'paper'}

@@ -108,6 +108,7 @@ def _restore(restorer: Restorer, jobs: Sequence[Job], quality: int, rank: int) -
             outcomes.append(outcome)
             bar.n = max(bar.n, sum(sizes[: len(outcomes)]))
             bar.write(_line(outcome))
+            sys.stdout.flush()
     return outcomes
 
 
