@@ -105,6 +105,11 @@ def test_raw_checkpoint_of_scale_1_asks_for_its_task(tmp_path: Path) -> None:
     assert network.mean.flatten().tolist() == pytest.approx([0.5110, 0.5105, 0.4877])
 
 
+def test_unknown_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='task XX: unknown; the tasks are SR, CDN, GDN, LLE, DR'):
+        load_network(write(tmp_path / 'net.pth', RAMiT(**ARGUMENTS)), task='XX')
+
+
 def test_task_that_contradicts_the_checkpoint_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / 'net.pth', RAMiT(**ARGUMENTS))
     with pytest.raises(UserError, match=r'task CDN: .*net.pth is a network for SR; leave it out'):
@@ -224,7 +229,7 @@ def test_validation_sets_are_tested_without_a_second_option_file(trained: Path) 
     result = call_basicsr('compare', '-m', 'experiments/tiny/models/net_g_2.pth', cwd=trained)
     assert result.returncode == 1
     assert 'these scores are of experiments/tiny/models/net_g_best.pth, not of experiments/tiny/' in result.stderr
-    result = call_basicsr('compare', '-m', 'experiments/tiny', cwd=trained)
+    result = call_basicsr('compare', '-m', str(trained / 'experiments' / 'tiny'), cwd=trained)
     assert result.returncode == 0, result.stderr
     assert 'gain PSNR' in result.stdout
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,10 +17,13 @@ import torch
 from helpers import BASICSR, TINY_NETWORK, call_basicsr, photograph, run_basicsr, run_torchrun
 from PIL import Image
 
+import basicsr_command
 from ramit_arch import RAMiT, Restorer
+from ramit_arch.evaluation.protocols import PROTOCOLS
 from ramit_arch.inference import folders
 from ramit_arch.inference.checkpoints import write_checkpoint
 from ramit_arch.inference.networks import describe
+from ramit_arch.inference.restorer import LARGEST_OVERLAP, OVERLAP
 
 ARGUMENTS = {key: value for key, value in TINY_NETWORK.items() if key != 'type'}
 
@@ -289,3 +294,30 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_half_written(hom
         assert cv2.imread(str(home / 'out' / name)).shape == (320, 320, 3)
     result = restore('many', '-o', 'out', home=home)
     assert f'restored {60 - len(done)}, skipped {len(done)}' in result.stdout
+
+
+def test_the_parser_repeats_what_it_must_not_import() -> None:
+    assert list(PROTOCOLS) == basicsr_command.TASKS
+    restore_parser = basicsr_command.build_parser().parse_args(['restore', 'a.png', '-m', 'net.pth'])
+    assert restore_parser.overlap == OVERLAP
+    assert (
+        basicsr_command.build_parser()
+        .parse_args(['restore', 'a.png', '-m', 'net.pth', '--overlap', str(LARGEST_OVERLAP)])
+        .overlap
+        == LARGEST_OVERLAP
+    )
+    with pytest.raises(SystemExit):
+        basicsr_command.build_parser().parse_args(
+            ['restore', 'a.png', '-m', 'net.pth', '--overlap', str(LARGEST_OVERLAP + 1)]
+        )
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='script of util-linux')
+def test_a_terminal_shows_progress_in_megapixels(home: Path) -> None:
+    if shutil.which('script') is None:
+        pytest.skip('script is not installed')
+    command = f'stty rows 30 cols 110; {BASICSR} restore photo.png -m net.pth'
+    result = subprocess.run(
+        ['script', '-qec', command, '/dev/null'], cwd=home, capture_output=True, text=True, check=True
+    )
+    assert re.search(r'1 picture: 100%\|.*\| 0\.0/0\.0 MP \[', result.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 
 import cv2
 import numpy as np
@@ -244,8 +245,12 @@ class Hungry(Nearest):
 
 def test_automatic_tiles_halve_when_memory_runs_out(caplog: pytest.LogCaptureFixture) -> None:
     picture = random_picture((30, 250, 3), np.uint8)
-    caplog.set_level('WARNING', 'basicsr')
-    assert np.array_equal(Restorer(Hungry()).restore(picture), picture)
+    logging.getLogger('basicsr').addHandler(caplog.handler)
+    try:
+        assert np.array_equal(Restorer(Hungry()).restore(picture), picture)
+    finally:
+        logging.getLogger('basicsr').removeHandler(caplog.handler)
+    assert 'Out of memory with tiles of 250; going on with tiles of 125.' in caplog.text
 
 
 def test_out_of_memory_says_what_to_do() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +102,17 @@ def test_training_with_compile_takes_the_same_steps_and_says_that_it_is_not_fast
     torch.testing.assert_close(compiled.output, plain.output, atol=1e-5, rtol=0)
     logging.getLogger('basicsr').removeHandler(caplog.handler)
     assert caplog.text.count('train.compile: RAMiT has native kernels on a CPU') == 1
+
+
+def test_loading_the_kernel_does_not_change_the_arithmetic_of_the_process() -> None:
+    code = (
+        'import torch\n'
+        'from ramit_arch.archs import window_attention\n'
+        'assert window_attention.available(8, 16) is None\n'
+        'print(float(torch.tensor(1e-30) * torch.tensor(1e-10)) > 0)  # denormal\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert result.stdout == 'True\n'
 
 
 def test_kernel_is_compiled_once_and_then_loaded(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ from ramit_arch.archs.layers import (
     require,
     symmetric_pad,
 )
-from ramit_arch.archs.ramit_shapes import options_from, tasks_of
+from ramit_arch.archs.ramit_shapes import mixed_width, options_from, tasks_of
 from ramit_arch.archs.row_bands import in_bands
 from ramit_arch.archs.window_attention import available, window_attention
 
@@ -354,11 +354,6 @@ class Reconstruction(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(self.mobivari(x).permute(0, 3, 1, 2))
         return self.final_conv(F.pixel_shuffle(x, self.upscale))
-
-
-def mixed_width(dim: int) -> int:
-    """Channels of the three encoder scales after pixel shuffling: C + C/4 + C/16."""
-    return sum(dim // 4**i for i in range(DOWNSIZINGS + 1))
 
 
 @ARCH_REGISTRY.register()

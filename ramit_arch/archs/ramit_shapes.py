@@ -21,6 +21,11 @@ HELPED = ('SR', 'LLE')  # tasks whose networks have the reciprocal helper (Tab. 
 FACTORS = [k / 20 for k in range(1, 401)]  # expansion factors to try: 0.05 to 20
 
 
+def mixed_width(dim: int) -> int:
+    """Channels of the three encoder scales after pixel shuffling: C + C/4 + C/16."""
+    return dim + dim // 4 + dim // 16
+
+
 def tasks_of(weights: Mapping[str, Tensor]) -> list[str]:
     """The paper's tasks that a RAMiT of these shapes may have been trained for: SR, or CDN, LLE, DR, or GDN."""
     in_chans, upscale = _in_chans(weights), _upscale(weights)
@@ -88,7 +93,7 @@ def _mobivari(weights: Mapping[str, Tensor], block: str) -> dict[str, Any]:
     if f'{block}mobivari.exp_conv.weight' not in weights:
         return {'mobivari_version': 1}
     dim = weights['shallow.conv.weight'].shape[0]
-    mixed = dim + dim // 4 + dim // 16  # channels of the encoder's scales after pixel shuffling
+    mixed = mixed_width(dim)
     factor, groups = _expansion(weights, {f'{block}mobivari': dim, 'down1.reduction': 4 * dim})
     options: dict[str, Any] = {'exp_factor': factor, 'expand_groups': groups}
     mixer = _expansion(weights, {'bottleneck.mobivari': mixed, 'attn_mix.mobivari': mixed + dim})

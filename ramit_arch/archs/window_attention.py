@@ -22,7 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name('window_attention.cpp')
-FLAGS = ['-O3', '-std=c++17', '-ffast-math', '-fopenmp', '-shared', '-fPIC']
+FLAGS = ['-O3', '-std=c++17', '-fopenmp', '-shared', '-fPIC']
+# What vectorising sums needs. -ffast-math would also flush denormals to zero in the whole process.
+FLAGS += [f'-f{flag}' for flag in ('associative-math', 'reciprocal-math', 'finite-math-only')]
+FLAGS += [f'-fno-{flag}' for flag in ('math-errno', 'trapping-math', 'signed-zeros')]
 LANES = 16
 TOLERANCE = 1e-4  # of the check after loading
 DTYPES = {torch.float32: 'attend_float32', torch.bfloat16: 'attend_bfloat16'}
@@ -48,7 +51,7 @@ def compiler() -> str | None:
 
 @functools.cache
 def _load(window_size: int, width: int) -> ctypes.CDLL | str:
-    """The compiled kernel, or why there is none."""
+    """Compile and load the kernel; if that fails, return the reason."""
     command = compiler()
     if command is None:
         return 'no C++ compiler was found (g++, clang++, or what CXX names)'
@@ -76,19 +79,20 @@ def _load(window_size: int, width: int) -> ctypes.CDLL | str:
 
 
 def _cache() -> Path:
-    """Where compiled kernels are kept: the user's cache, or else a folder of this process."""
+    """The folder for compiled kernels: in the user's cache, or else a temporary one."""
     folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'ramit_arch')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        return _own_cache()
+        return Path(_temporary_folder().name)
 
 
 @functools.cache
-def _own_cache() -> Path:
-    return Path(tempfile.mkdtemp(prefix='ramit_arch_'))
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix='ramit_arch_')
 
 
 def _is_right(library: ctypes.CDLL, window_size: int, width: int) -> bool:

@@ -27,10 +27,8 @@ def run(args: argparse.Namespace) -> None:
     for phase, dataset in sorted(opt['datasets'].items()):
         name = dataset['name']
         results = comparison.read_results(folder, name)
-        checkpoint = opt['path'].get('pretrain_network_g')
-        if args.model is not None and results['checkpoint'] != checkpoint:
-            text = f'these scores are of {results["checkpoint"]}, not of {checkpoint}; run `basicsr test` with it first'
-            raise UserError(f'{folder}: {text}')
+        if args.model is not None:
+            _check_checkpoint(results['checkpoint'], opt['path']['pretrain_network_g'], folder)
         section = {**dataset, 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)}
         images = tqdm(
             comparison.compare(section, results), f'Compare {name}', len(results['images']), unit='image', disable=None
@@ -47,3 +45,10 @@ def run(args: argparse.Namespace) -> None:
         picture = folder / f'comparison_{name}.png'
         comparison.sheet(shown, *names).save(picture)
         print(f'\n{name}\n{text}\n\nComparison sheet: {picture}')
+
+
+def _check_checkpoint(tested: str | None, asked: str, folder: Path) -> None:
+    """Raises UserError if results are those of another checkpoint."""
+    if tested is None or Path(tested).expanduser().resolve() != Path(asked).expanduser().resolve():
+        text = f'these scores are of {tested}, not of {asked}; run `basicsr test` with it first'
+        raise UserError(f'{folder}: {text}')

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ramit_arch.errors import UserError
-from ramit_arch.inference.checkpoints import read_content
 from ramit_arch.inference.networks import find_checkpoint, load, option_file_of
 
 
@@ -37,8 +36,8 @@ def options_of_test(opt: dict[str, Any], file: str) -> dict[str, Any]:
     Raises:
         UserError: it has no validation sets.
     """
-    datasets, val = opt.get('datasets'), opt.get('val')
-    sections = [section for phase, section in datasets.items() if str(phase).startswith('val')] if datasets else []
+    val = opt.get('val')
+    sections = [section for phase, section in opt['datasets'].items() if str(phase).startswith('val')]
     if not sections or not isinstance(val, dict):
         raise UserError(f'{file}: a training without validation sets; there is nothing to test')
     kept = {key: value for key, value in opt.items() if key not in ('train', 'logger', 'datasets', 'path', 'val')}
@@ -51,7 +50,7 @@ def options_of_test(opt: dict[str, Any], file: str) -> dict[str, Any]:
 
 
 def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
-    """Let a test restore with the network of a checkpoint, in place.
+    """Let a test restore with the network of a checkpoint, its moving average if it has one; in place.
 
     Raises:
         UserError: the checkpoint cannot be used, or is of another scale than the test sets.
@@ -61,18 +60,5 @@ def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
     if loaded.scale != scale:
         raise UserError(f'{loaded.file}: a network for scale {loaded.scale}, but the option file has scale {scale}')
     opt['network_g'] = loaded.network_g
-    set_checkpoint(opt, loaded.file)
-
-
-def set_checkpoint(opt: dict[str, Any], file: Path) -> None:
-    """Let a test read a checkpoint, of which the moving average is taken if it has one."""
-    averaged = 'params_ema' in read_content(str(file))
     path = {key: value for key, value in (opt.get('path') or {}).items() if key != 'strict_load_g'}
-    opt['path'] = {
-        **path, 'pretrain_network_g': str(file), 'param_key_g': 'params_ema' if averaged else 'params'
-    }  # fmt: skip
-
-
-def set_own_checkpoint(opt: dict[str, Any]) -> None:
-    """Let the test of a training read its best network, or else the latest, in place."""
-    set_checkpoint(opt, find_checkpoint(Path('experiments', str(opt.get('name')))))
+    opt['path'] = {**path, 'pretrain_network_g': str(loaded.file), 'param_key_g': loaded.key}

@@ -14,7 +14,7 @@ import torch
 
 from ramit_arch import options, stopping
 from ramit_arch.cli.checks import check
-from ramit_arch.cli.model import options_of_test, set_model, set_own_checkpoint
+from ramit_arch.cli.model import options_of_test, set_model
 from ramit_arch.errors import UserError
 
 
@@ -27,13 +27,12 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
     testing = args.verb in ('test', 'compare')
     opt = options.load(file, testing)
     options.override(opt, args.force_yml)
-    of_training = testing and 'train' in (opt.get('datasets') or {})
-    if of_training:
+    model = args.model if testing else None
+    if testing and isinstance(opt.get('datasets'), dict) and 'train' in opt['datasets']:
         opt = options_of_test(opt, file)
-    if testing and args.model is not None:
-        set_model(opt, args.model, args.task)
-    elif of_training:
-        set_own_checkpoint(opt)
+        model = model or f'experiments/{opt.get("name")}'
+    if model is not None:
+        set_model(opt, model, args.task)
     if opt.get('model_type') == 'RAMiTModel':  # BasicSR's own models need some keys to be there, if only as null
         opt = options.without_nulls(opt)
     if getattr(args, 'only', None):

@@ -115,8 +115,10 @@ def _restore(restorer: Restorer, jobs: Sequence[Job], quality: int, rank: int) -
 def _megapixels(job: Job) -> float:
     """From the header, for the progress bar."""
     try:
-        with warnings.catch_warnings(), Image.open(job.source) as image:
-            return image.width * image.height / 1e6
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Pillow's about large pictures
+            with Image.open(job.source) as image:
+                return image.width * image.height / 1e6
     except Exception:  # it is reported when it is read
         return 0.0
 

@@ -17,12 +17,12 @@ from ramit_arch.archs.window_attention import compiler
 from ramit_arch.errors import UserError
 
 logger = logging.getLogger('basicsr')
-GRAPHS = 64  # that training and validation may compile of one function
+GRAPHS = 64  # compiled graphs of one function
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What is set for training, for validation, or for restoring pictures.
+    """Precision, memory format and compilation of a network.
 
     bf16: bfloat16 autocast; weights stay in float32.
     tf32: products and convolutions of float32 on the TF32 units of a GPU, with 10 bits of mantissa.

@@ -91,13 +91,9 @@ def make_plan(
         if not root.exists():
             raise UserError(f'{root}: no such picture or folder')
         for source in _files(root, plan, output) if root.is_dir() else [root]:
-            folder = source.parent
-            if output is not None:
-                folder = (
-                    output / (root.name if len(sources) > 1 else '') / folder.relative_to(root)
-                    if root.is_dir()
-                    else output
-                )
+            folder = source.parent if output is None else output
+            if output is not None and root.is_dir():
+                folder = output / (root.name if len(sources) > 1 else '') / source.parent.relative_to(root)
             if not suffix and not file and folder.resolve() == source.parent.resolve():
                 raise UserError(
                     f'{folder}: results would be among the sources; give another folder by -o, or a --suffix'

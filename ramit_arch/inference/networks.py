@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ramit_arch import options
 from ramit_arch.errors import UserError, suggestion
+from ramit_arch.evaluation.protocols import PROTOCOLS
 from ramit_arch.inference.checkpoints import load_weights, pick_weights, read_content
 
 FORMAT = 1  # of the description in a checkpoint
@@ -25,6 +26,7 @@ class Loaded:
 
     Attributes:
         file: the checkpoint.
+        key: of its weights, `params` or `params_ema`.
         network: on the CPU, in evaluation mode.
         network_g: its `type` and arguments, as in an option file.
         scale: factor of super-resolution, 1 for all other tasks.
@@ -34,6 +36,7 @@ class Loaded:
     """
 
     file: Path
+    key: str
     network: nn.Module
     network_g: dict[str, Any]
     scale: int
@@ -78,16 +81,20 @@ def load_network(path: str | Path, task: str | None = None) -> nn.Module:
 
 def load(path: str | Path, task: str | None = None) -> Loaded:
     """Load a network as `load_network` does, with its description."""
+    if task not in (None, *PROTOCOLS):
+        raise UserError(f'task {task}: unknown; the tasks are {", ".join(PROTOCOLS)}')
     file = find_checkpoint(path)
     content = read_content(str(file))
-    weights = pick_weights(content, 'params_ema' if 'params_ema' in content else 'params', str(file))
+    key = 'params_ema' if 'params_ema' in content else 'params'
+    weights = pick_weights(content, key, str(file))
     known = _described(content, file) or _of_experiment(file) or _recognise(weights, task, file)
     if task is not None and (known['task'] not in (None, task) or (known['scale'] > 1) != (task == 'SR')):
-        raise UserError(f'task {task}: {file} is a network for {known["task"] or known["scale"]}; leave it out')
+        purpose = known['task'] or f'scale {known["scale"]}'
+        raise UserError(f'task {task}: {file} is a network for {purpose}; leave it out')
     network = build(known['network_g'], str(file))
     load_weights(network, weights, str(file))
     return Loaded(
-        file, network.eval(), known['network_g'], known['scale'], known['task'] or task, known.get('color'),
+        file, key, network.eval(), known['network_g'], known['scale'], known['task'] or task, known.get('color'),
         known.get('size_multiple', 1),
     )  # fmt: skip
 

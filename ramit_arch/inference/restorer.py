@@ -26,7 +26,7 @@ logger = logging.getLogger('basicsr')
 BUDGET = 2**30  # bytes that `auto` lets a tile take, if half of the free memory is more
 SMALLEST_TILE = 64
 LARGEST_OVERLAP = 256
-LARGE = 2**18  # pixels
+LARGE = 2**18  # pixels of a picture for which native kernels are compiled
 OVERLAP = 32
 DTYPES = (np.uint8, np.uint16, np.float32)
 
@@ -35,8 +35,8 @@ class Restorer:
     """Restores pictures of any size with one network.
 
     Args:
-        network: the path of a checkpoint, as for `load_network`; or a network for images (N, C, H, W)
-            in [0, 1], which is moved to the device and set to evaluation mode.
+        network: the path of a checkpoint, as for `load_network`, or a network for images (N, C, H, W) in [0, 1]; the
+            latter is moved to the device and set to evaluation mode.
         task: as for `load_network`.
         device: where to compute; by default a GPU if there is one.
         tile: largest side of a tile, in pixels of the input. `auto` restores the picture whole if 1 GiB and half of the
@@ -148,7 +148,7 @@ class Restorer:
             return total / 8
 
     def _choose_kernels(self, pixels: int) -> None:
-        """On a CPU use native kernels from the first picture on that repays the seconds of compiling them."""
+        """Use native kernels on a CPU, from the first picture on that is large enough to repay compiling them."""
         if self._call is not None and (self.compute.compile or pixels < LARGE):
             return
         native = self.device.type == 'cpu' and hasattr(self.network, 'set_compiled') and pixels >= LARGE
@@ -239,7 +239,7 @@ def restore_whole(network: Callable[[Tensor], Any], image: Tensor, scale: int, s
     if output.shape[-2:] != tuple(size * scale for size in padded.shape[-2:]):
         sizes = [f'{x.shape[-1]}x{x.shape[-2]}' for x in (output, padded)]
         raise UserError(f'{_name(network)} returned {sizes[0]} for an image of {sizes[1]}; the scale is {scale}')
-    return output[..., :height, :width].float() if size_multiple > 1 else output.float()
+    return output[..., :height, :width].float()
 
 
 def _name(network: Any) -> str:

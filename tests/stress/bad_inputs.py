@@ -190,7 +190,9 @@ def bad_picture(folder: Path, rng: random.Random) -> Case:
         file.unlink()
         file.mkdir()
     elif kind == 'model':
-        content = rng.choice([{}, {'params': {'conv.weight': torch.zeros(3)}}, {'iter': 1, 'optimizers': []}, [1]])
+        newer = {'params': torch.load(folder / 'net.pth', weights_only=True)['params'], 'network': {'format': 99}}
+        other = {'params': {'conv.weight': torch.zeros(3)}}
+        content = rng.choice([{}, other, {'iter': 1, 'optimizers': []}, [1], newer, re.compile('hostile')])
         torch.save(content, folder / 'net.pth') if rng.random() < 0.5 else damage(folder / 'net.pth', rng)
     elif kind == 'output':
         command += ['-o', rng.choice(['.', 'net.pth/x', f'train.yml/{file.name}'])]
