@@ -28,6 +28,7 @@ READABLE = frozenset('PNG JPEG WEBP TIFF BMP GIF PPM AVIF'.split())
 FORMATS = {'.png': 'PNG', '.webp': 'WebP', '.bmp': 'BMP'}
 FORMATS |= dict.fromkeys(['.jpg', '.jpeg'], 'JPEG') | dict.fromkeys(['.tif', '.tiff'], 'TIFF')
 MAX_SIDE = {'JPEG': 65_500, 'WebP': 16_383}  # libjpeg's and libwebp's limits
+PNG_LEVEL = 3  # three times as fast as zlib's default of 6, for a tenth more bytes
 FLOAT_RANGE = (-0.5, 1.5)  # accepted around [0, 1], for the overshoot of resampling and sharpening
 
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -421,6 +422,7 @@ def _encode(
     if samples.dtype == np.uint16:
         return _encode_png16(samples, icc, dpi)
     options: dict[str, Any] = {
+        'PNG': {'compress_level': PNG_LEVEL},
         'JPEG': {'quality': quality, 'subsampling': 0 if quality >= 90 else 2},
         # exact keeps the colour of transparent pixels
         'WebP': {'lossless': quality == 100, 'quality': quality, 'exact': True},
@@ -459,7 +461,7 @@ def _encode_png16(samples: np.ndarray, icc: bytes | None, dpi: tuple[float, floa
         chunks.append((b'iCCP', b'ICC profile\0\0' + zlib.compress(icc)))
     if dpi:
         chunks.append((b'pHYs', struct.pack('>IIB', *(round(value / 0.0254) for value in dpi), 1)))
-    return _png([*chunks, (b'IDAT', zlib.compress(lines.data))])
+    return _png([*chunks, (b'IDAT', zlib.compress(lines.data, PNG_LEVEL))])
 
 
 def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
