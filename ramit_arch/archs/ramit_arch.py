@@ -47,7 +47,7 @@ from ramit_arch.archs.layers import (
 )
 from ramit_arch.archs.ramit_shapes import mixed_width, options_from, tasks_of
 from ramit_arch.archs.row_bands import in_bands
-from ramit_arch.archs.window_attention import available, window_attention
+from ramit_arch.archs.window_attention import available, native_window_attention, window_attention
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
     'leaky_relu': partial(nn.LeakyReLU, inplace=True),
@@ -145,32 +145,13 @@ class SpatialAttention(MultiHeadAttention):
         """(heads, M^2, M^2)"""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
 
-    def windows(self, x: Tensor, parts: int) -> Tensor:
-        """(N, H, W, heads * parts * D) -> (parts, B, heads, M^2, D), B windows in total."""
-        n, h, w, c = x.shape
-        m, heads = self.window_size, c // (parts * self.head_dim)
-        x = x.view(n, h // m, m, w // m, m, heads, parts, self.head_dim)
-        return x.permute(6, 0, 1, 3, 5, 2, 4, 7).reshape(parts, -1, heads, m * m, self.head_dim)
-
     def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, D) or none -> (N, H, W, heads * D)."""
-        n, h, w, _ = qkv.shape
-        m, d, bias = self.window_size, self.head_dim, self.bias()
-        if self.native and not torch.is_grad_enabled():
-            return window_attention(qkv, helper, bias, self.inverse_tau().flatten(), m)
-        q, k, v = self.windows(qkv, 3)
-        if helper is not None:
-            v = v * self.windows(helper, 1)[0]
-        q, k = (F.normalize(q, dim=-1) * self.inverse_tau()).to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)
-        bias, dropout = bias.to(v.dtype), self.attn_drop if self.training else 0.0
-        if q.is_cuda:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout, scale=1.0)
-        else:  # faster than the fused kernel, which has no gradient of the bias here, as long as the scores fit a cache
-            cosine = (q.flatten(0, 1) @ k.flatten(0, 1).mT).view(-1, self.heads, m * m, m * m)
-            attention = F.dropout(cosine.add_(bias).softmax(-1), dropout)
-            out = attention.flatten(0, 1) @ v.flatten(0, 1)
-        out = out.view(n, h // m, w // m, self.heads, m, m, d).permute(0, 1, 4, 2, 5, 3, 6)
-        return out.reshape(n, h, w, self.heads * d)
+        dropout = self.attn_drop if self.training else 0.0
+        arguments = (qkv, helper, self.bias(), self.inverse_tau().flatten(), self.window_size)
+        if self.native and not dropout:
+            return native_window_attention(*arguments)
+        return window_attention(*arguments, dropout)
 
 
 class ChannelAttention(MultiHeadAttention):
@@ -478,7 +459,7 @@ class RAMiT(nn.Module):
             stage.checkpointing = enable
 
     def set_compiled(self, enable: bool = True) -> str | None:
-        """Let SPSA use its native kernel where there are no gradients. Why it cannot, or None."""
+        """Let SPSA use its native kernel. Why it cannot, or None."""
         attentions = [module for module in self.modules() if isinstance(module, SpatialAttention)]
         reasons = [available(each.window_size, each.head_dim) for each in attentions] if enable else []
         for attention in attentions:

@@ -1,7 +1,7 @@
-"""Cosine attention in windows as a native kernel for CPUs, compiled on first use and cached.
+"""Cosine attention in windows (Eq. 3): in PyTorch, and as a native kernel for CPUs, compiled on first use and cached.
 
-It computes what `SpatialAttention` does in PyTorch, without gradients, several times as fast: what lies between query
-and output stays in registers. It needs a C++ compiler.
+The kernel is several times as fast, forward and backward: what lies between query and output stays in registers, and
+is computed again for the gradient instead of being kept. It needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,45 @@ FLAGS += [f'-f{flag}' for flag in ('associative-math', 'reciprocal-math', 'finit
 FLAGS += [f'-fno-{flag}' for flag in ('math-errno', 'trapping-math', 'signed-zeros')]
 LANES = 16
 TOLERANCE = 1e-4  # of the check after loading
-DTYPES = {torch.float32: 'attend_float32', torch.bfloat16: 'attend_bfloat16'}
+DTYPES = {torch.float32: 'float32', torch.bfloat16: 'bfloat16'}
+
+
+def window_attention(
+    qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int, dropout: float = 0.0
+) -> Tensor:
+    """softmax(cos(Q, K) / tau + B) (V * helper) in windows (Eq. 3), in PyTorch.
+
+    Args:
+        qkv: (N, H, W, heads * 3 * D); H and W are multiples of `window_size`.
+        helper: (N, H, W, D), or none.
+        bias: (heads, M^2, M^2).
+        inverse_tau: (heads,).
+        window_size: M.
+        dropout: rate for the attention maps.
+
+    Returns:
+        (N, H, W, heads * D).
+    """
+    n, h, w, _ = qkv.shape
+    m, heads = window_size, len(inverse_tau)
+
+    def windows(x: Tensor, parts: int) -> Tensor:  # (parts, B, heads or 1, M^2, D), B windows in total
+        x = x.view(n, h // m, m, w // m, m, -1, parts, qkv.shape[-1] // (3 * heads))
+        return x.permute(6, 0, 1, 3, 5, 2, 4, 7).flatten(1, 3).flatten(3, 4)
+
+    q, k, v = windows(qkv, 3)
+    if helper is not None:
+        v = v * windows(helper, 1)[0]
+    scale, bias = inverse_tau[:, None, None], bias.to(v.dtype)
+    q, k = (F.normalize(q, dim=-1) * scale).to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)
+    if q.is_cuda:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout, scale=1.0)
+    else:  # faster than the fused kernel, which has no gradient of the bias here, as long as the scores fit a cache
+        cosine = (q.flatten(0, 1) @ k.flatten(0, 1).mT).view(-1, heads, m * m, m * m)
+        attention = F.dropout(cosine.add_(bias).softmax(-1), dropout)
+        out = attention.flatten(0, 1) @ v.flatten(0, 1)
+    out = out.view(n, h // m, w // m, heads, m, m, -1).permute(0, 1, 4, 2, 5, 3, 6)
+    return out.reshape(n, h, w, -1)
 
 
 def available(window_size: int, width: int) -> str | None:
@@ -95,66 +135,110 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix='ramit_arch_')
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _is_right(library: ctypes.CDLL, window_size: int, width: int) -> bool:
-    """Whether it agrees with PyTorch on two small images."""
+    """Whether it agrees with PyTorch on two small images, forward and backward."""
     generator = torch.Generator().manual_seed(0)
     heads, side = 2, 2 * window_size
     qkv = torch.randn(2, side, side, heads * 3 * width, generator=generator)
     helper = torch.randn(2, side, side, width, generator=generator)
     bias = torch.randn(heads, window_size**2, window_size**2, generator=generator)
-    inverse_tau = torch.tensor([5.0, 20.0])
-    expected = _reference(qkv, helper, bias, inverse_tau, window_size)
-    for dtype, tolerance in ((torch.float32, TOLERANCE), (torch.bfloat16, 0.2)):
-        found = _call(library, qkv.to(dtype), helper.to(dtype), bias, inverse_tau)
-        if not (found - expected).abs().max() <= tolerance:
+    gradient = torch.randn(2, side, side, heads * width, generator=generator)
+    inputs = [x.requires_grad_() for x in (qkv, helper, bias, torch.tensor([5.0, 20.0]))]
+    out = window_attention(*inputs, window_size)
+    expected = [out, *torch.autograd.grad(out, inputs, gradient)]
+    for dtype, tolerance in ((torch.float32, TOLERANCE), (torch.bfloat16, 0.1)):
+        maps = [x.detach().to(dtype) for x in (qkv, helper)]
+        found = [_attend(library, *maps, *inputs[2:])]
+        found += _differentiate(library, gradient.to(dtype), *maps, *inputs[2:])
+        if not all(_close(a, b, tolerance) for a, b in zip(found, expected, strict=True)):
             return False
     return True
 
 
-def _reference(qkv: Tensor, helper: Tensor, bias: Tensor, inverse_tau: Tensor, m: int) -> Tensor:
-    n, h, w, _ = qkv.shape
-    heads = len(inverse_tau)
-
-    def windows(x: Tensor, parts: int) -> Tensor:  # (parts, windows, heads or 1, M^2, D)
-        x = x.view(n, h // m, m, w // m, m, -1, parts, helper.shape[-1]).permute(6, 0, 1, 3, 5, 2, 4, 7)
-        return x.flatten(1, 3).flatten(3, 4)
-
-    q, k, v = windows(qkv, 3)
-    cosine = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
-    out = (cosine * inverse_tau[:, None, None] + bias).softmax(-1) @ (v * windows(helper, 1)[0])
-    out = out.view(n, h // m, w // m, heads, m, m, -1).permute(0, 1, 4, 2, 5, 3, 6)
-    return out.reshape(n, h, w, -1)
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def _call(library: ctypes.CDLL, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor) -> Tensor:
+def _call(library: ctypes.CDLL, function: str, tensors: Sequence[Tensor | None], *sizes: int) -> None:
+    dtype = next(DTYPES[x.dtype] for x in tensors if x is not None)
+    pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in tensors]
+    getattr(library, f'{function}_{dtype}')(*pointers, *map(ctypes.c_int64, sizes))
+
+
+def _attend(library: ctypes.CDLL, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor) -> Tensor:
     n, h, w, c = qkv.shape
     out = qkv.new_empty(n, h, w, c // 3)
-    pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (qkv, helper, bias, inverse_tau, out)]
-    getattr(library, DTYPES[qkv.dtype])(*pointers, *map(ctypes.c_int64, (n, h, w, len(inverse_tau))))
+    _call(library, 'attend', [qkv, helper, bias, inverse_tau, out], n, h, w, len(inverse_tau))
     return out
 
 
-@torch.library.custom_op('ramit_arch::window_attention', mutates_args=(), device_types='cpu')
-def window_attention(qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int) -> Tensor:
-    """softmax(cos(Q, K) / tau + B) (V * helper) in windows (Eq. 3), where `available`.
+def _differentiate(
+    library: ctypes.CDLL, gradient: Tensor, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor
+) -> list[Tensor]:
+    """The gradients of qkv, helper (empty without), bias and inverse_tau."""
+    threads = torch.get_num_threads()
+    to_qkv = torch.empty_like(qkv)
+    to_helper = None if helper is None else torch.empty_like(helper)
+    to_bias, to_inverse_tau = bias.new_zeros(threads, *bias.shape), inverse_tau.new_zeros(threads, len(inverse_tau))
+    inputs = [gradient, qkv, helper, bias, inverse_tau]
+    outputs = [to_qkv, to_helper, to_bias, to_inverse_tau]
+    _call(library, 'differentiate', [*inputs, *outputs], *qkv.shape[:3], len(inverse_tau), threads)
+    return [to_qkv, qkv.new_empty(0) if to_helper is None else to_helper, to_bias.sum(0), to_inverse_tau.sum(0)]
 
-    Args:
-        qkv: (N, H, W, heads * 3 * D), float32 or bfloat16; H and W are multiples of `window_size`.
-        helper: (N, H, W, D) of the same dtype, or none.
-        bias: (heads, M^2, M^2), float32.
-        inverse_tau: (heads,), float32.
-        window_size: M.
 
-    Returns:
-        (N, H, W, heads * D).
-    """
+def _kernel(qkv: Tensor, inverse_tau: Tensor, window_size: int) -> ctypes.CDLL:
     library = _load(window_size, qkv.shape[-1] // (3 * len(inverse_tau)))
     if isinstance(library, str):
         raise RuntimeError(f'the native window attention is not available: {library}')
-    helper = None if helper is None else helper.to(qkv.dtype).contiguous()
-    return _call(library, qkv.contiguous(), helper, bias.contiguous(), inverse_tau.contiguous())
+    return library
 
 
-@window_attention.register_fake
+def native_window_attention(
+    qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int
+) -> Tensor:
+    """`window_attention` by the native kernel, where `available`: qkv float32 or bfloat16, bias and 1/tau float32."""
+    helper = None if helper is None else helper.to(qkv.dtype)
+    return _forward(qkv, helper, bias, inverse_tau, window_size)
+
+
+@torch.library.custom_op('ramit_arch::window_attention', mutates_args=(), device_types='cpu')
+def _forward(qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int) -> Tensor:
+    maps = [None if x is None else x.contiguous() for x in (qkv, helper)]
+    return _attend(_kernel(qkv, inverse_tau, window_size), *maps, bias.contiguous(), inverse_tau.contiguous())
+
+
+@_forward.register_fake
 def _(qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int) -> Tensor:
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+
+
+@torch.library.custom_op('ramit_arch::window_attention_backward', mutates_args=(), device_types='cpu')
+def _backward(
+    gradient: Tensor, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int
+) -> list[Tensor]:
+    maps = [None if x is None else x.contiguous() for x in (gradient, qkv, helper)]
+    return _differentiate(_kernel(qkv, inverse_tau, window_size), *maps, bias.contiguous(), inverse_tau.contiguous())
+
+
+@_backward.register_fake
+def _(
+    gradient: Tensor, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int
+) -> list[Tensor]:
+    to_helper = qkv.new_empty(0) if helper is None else torch.empty_like(helper)
+    return [torch.empty_like(qkv), to_helper, torch.empty_like(bias), torch.empty_like(inverse_tau)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.window_size = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    helper = ctx.saved_tensors[1]
+    to_qkv, to_helper, to_bias, to_inverse_tau = _backward(gradient, *ctx.saved_tensors, ctx.window_size)
+    return to_qkv, None if helper is None else to_helper, to_bias, to_inverse_tau, None
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
