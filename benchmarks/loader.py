@@ -89,7 +89,7 @@ def measure_step(report: Report, loading: Timing, patch: int, rounds: int) -> No
 
 def main() -> None:
     args = mosaic_arguments(__doc__).parse_args()
-    report = Report(args.json)
+    report = Report(args)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with work_folder() as name:

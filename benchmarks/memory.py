@@ -9,17 +9,29 @@ CPU it is read from /proc, so on Linux only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from side_by_side import DEVICE, Report, arguments, oracle, peak_memory, swinir_light
-from training import BATCH, PATCH, literal_step, ours, step
+from side_by_side import DEVICE, Report, network_arguments, oracle, peak_memory, published, swinir_light
+from torch import nn
+from training import BATCH, PATCH, Compiled, literal_step, ours, step
 
 LQ = (360, 640)
 
 
-def forward(contestant: str, begin: Callable[[], None]) -> None:
-    network = swinir_light(2).eval() if contestant == 'SwinIR-light' else ours().eval()
-    state = network.state_dict()
+def network(contestant: str, folder: Path | None) -> nn.Module:
+    if contestant == 'SwinIR-light':
+        return swinir_light(2)
+    if contestant == 'published RAMiT':
+        assert folder is not None
+        return published(folder)
+    built = ours('checkpointing' in contestant)
+    return Compiled(built) if 'compiled' in contestant else built
+
+
+def forward(contestant: str, folder: Path | None, begin: Callable[[], None]) -> None:
+    measured = network(contestant, folder).eval()
+    state = measured.state_dict()
 
     def run(height: int, width: int) -> None:
         image = torch.rand(1, 3, height, width, device=DEVICE)
@@ -28,35 +40,39 @@ def forward(contestant: str, begin: Callable[[], None]) -> None:
         if contestant == 'literal transcription':
             oracle.ramit(state, image, upscale=2)
         else:
-            network(image)
+            measured(image)
 
     with torch.no_grad():
         run(32, 32)
         run(*LQ)
 
 
-def training(contestant: str, begin: Callable[[], None]) -> None:
-    if contestant == 'literal transcription':
-        run = literal_step(ours())
-    else:
-        run = step(ours('checkpointing' in contestant), bf16='bf16' in contestant)
+def training(contestant: str, folder: Path | None, begin: Callable[[], None]) -> None:
+    measured = network(contestant, folder)
+    run = literal_step(measured) if 'literal' in contestant else step(measured, bf16='bf16' in contestant)
     begin()
     run()
 
 
 def main() -> None:
-    args = arguments(__doc__, rounds=1).parse_args()
-    report = Report(args.json)
-    literal = [] if DEVICE.type == 'cuda' else ['literal transcription']
+    args = network_arguments(__doc__, rounds=1).parse_args()
+    report = Report(args)
+    others = [
+        *(['published RAMiT'] if args.published else []),
+        *([] if DEVICE.type == 'cuda' else ['literal transcription']),
+    ]
+    variants = ['RAMiT', 'RAMiT, compiled', 'RAMiT, bf16', 'RAMiT, bf16, compiled', 'RAMiT, checkpointing']
     for title, function, contestants in [
-        (f'forward x2, LQ {LQ[1]}x{LQ[0]}', forward, ['RAMiT', 'SwinIR-light', *literal]),
+        (f'forward x2, LQ {LQ[1]}x{LQ[0]}', forward, ['RAMiT', 'RAMiT, compiled', 'SwinIR-light', *others]),
         (
             f'training step x2, batch {BATCH}, LQ {PATCH}x{PATCH}',
             training,
-            ['RAMiT', 'RAMiT, bf16', 'RAMiT, checkpointing', *literal],
+            [*variants, *others],
         ),
     ]:
-        peaks = {name: [peak_memory(function, name) for _ in range(args.rounds)] for name in contestants}
+        peaks = {
+            name: [peak_memory(function, name, args.published) for _ in range(args.rounds)] for name in contestants
+        }
         least = {name: min(several) for name, several in peaks.items()}
         rows = [[name, f'{value / 2**20:,.0f} MiB', f'{value / least["RAMiT"]:.2f}'] for name, value in least.items()]
         report.table(f'peak memory, {title}', ['peak', 'RAMiT = 1'], rows, peaks)

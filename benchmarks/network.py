@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import DEVICE, Report, Timing, arguments, interleaved, oracle, swinir_light
+from side_by_side import DEVICE, Report, Timing, interleaved, network_arguments, oracle, published, swinir_light
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,7 +27,7 @@ from ramit_arch.models.compute import read_compute
 from ramit_arch.models.options import Validation
 
 SIZE = (256, 256) if DEVICE.type == 'cpu' else (OUTPUT_SIZE[0] // 2, OUTPUT_SIZE[1] // 2)
-GROWTH = (64, 128, 256, 512)
+GROWTH = (64, 128, 256, 512, 1024)
 
 
 def in_bf16(network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
@@ -101,10 +101,10 @@ def report_share(report: Report, network: RAMiT, forward: Timing, rates: dict[st
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3)
+    parser = network_arguments(__doc__, rounds=3)
     parser.add_argument('--operators', action='store_true', help='print the ten operators that take most of the time')
     args = parser.parse_args()
-    report = Report(args.json)
+    report = Report(args)
     torch.manual_seed(0)
     ours, theirs = RAMiT(upscale=2).to(DEVICE).eval(), swinir_light(2).eval()
     compiled = read_compute(Validation(save_img=False, compile=True), 'val', DEVICE)[0].network(copy.deepcopy(ours))
@@ -113,10 +113,13 @@ def main() -> None:
         'RAMiT': lambda: ours(image),
         'RAMiT, compiled': lambda: compiled(image),
         'RAMiT, bf16': lambda: in_bf16(ours, image),
+        'RAMiT, bf16, compiled': lambda: in_bf16(compiled, image),
         'SwinIR-light': lambda: theirs(image),
     }
+    if args.published:
+        authors = published(args.published).eval()
+        contestants['published RAMiT'] = lambda: authors(image)
     if DEVICE.type == 'cuda':
-        contestants['RAMiT, bf16, compiled'] = lambda: in_bf16(compiled, image)
         contestants['SwinIR-light, bf16'] = lambda: in_bf16(theirs, image)
     else:  # window by window, it takes minutes on a GPU
         contestants['literal transcription'] = lambda: oracle.ramit(state, image, upscale=2)

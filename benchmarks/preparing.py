@@ -53,7 +53,7 @@ def measure_packing(report: Report, folder: Path, work: Path, rounds: int) -> No
 
 def main() -> None:
     args = mosaic_arguments(__doc__).parse_args()
-    report = Report(args.json)
+    report = Report(args)
     torch.set_num_threads(1)
     with work_folder() as name:
         images = Path(name) / 'images'

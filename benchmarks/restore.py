@@ -20,7 +20,6 @@ from side_by_side import DEVICE, Report, arguments, interleaved, peak_memory, sw
 from skimage import data
 from torch import nn
 
-import basicsr_command
 from ramit_arch import RAMiT, Restorer
 from ramit_arch.inference.folders import Job, restore_all
 from ramit_arch.inference.restorer import restore_whole
@@ -78,7 +77,6 @@ def hard_tiles(network: nn.Module, source: Path) -> Callable[[], None]:
 
 
 def restore_one(megapixels: float, begin: Callable[[], None]) -> None:
-    basicsr_command.keep_freed_memory()
     torch.manual_seed(0)
     restorer = Restorer(RAMiT().eval())
     restorer.restore(np.zeros((8, 8, 3), np.uint8))
@@ -93,8 +91,7 @@ def main() -> None:
     parser.add_argument('--megapixels', type=float, default=2.0, help='of the picture (default: 2)')
     parser.add_argument('--sizes', type=float, nargs='+', default=[], help='megapixels whose memory is measured')
     args = parser.parse_args()
-    basicsr_command.keep_freed_memory()
-    report = Report(args.json)
+    report = Report(args)
     if args.sizes:
         peaks = {f'{size} MP': peak_memory(restore_one, size) for size in args.sizes}
         report.table('peak memory, RAMiT x2', ['peak'], [[k, f'{v / 2**20:,.0f} MiB'] for k, v in peaks.items()])

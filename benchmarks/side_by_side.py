@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+import basicsr_command
 import ramit_arch  # noqa: F401  (makes BasicSR importable)
 from ramit_arch.evaluation.complexity import memory
 from ramit_arch.evaluation.text import aligned
@@ -74,6 +75,7 @@ def peak_memory(contestant: Callable[..., None], *arguments: Any) -> int:
 
 
 def _peak(contestant: Callable[..., None], arguments: tuple) -> int:
+    basicsr_command.keep_freed_memory()
     before: list[int | None] = []
     contestant(*arguments, lambda: before.append(memory(DEVICE, 'VmRSS')))
     peak = memory(DEVICE, 'VmHWM')
@@ -95,11 +97,14 @@ def machine() -> str:
 
 
 class Report:
-    """Tables for the terminal, and the same as JSON on request."""
+    """Tables for the terminal, and the same as JSON on request. Sets the heap that `arguments` asks for."""
 
-    def __init__(self, json_file: Path | None) -> None:
-        self.json_file = json_file
-        self.content: dict[str, Any] = {'machine': machine(), 'tables': {}}
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.json_file: Path | None = args.json
+        if not args.default_heap:
+            basicsr_command.keep_freed_memory()
+        heap = "glibc's default heap" if args.default_heap else 'freed memory kept'
+        self.content: dict[str, Any] = {'machine': f'{machine()}, {heap}', 'tables': {}}
         print(self.content['machine'], end='\n\n')
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Any = None) -> None:
@@ -137,6 +142,16 @@ def arguments(doc: str, rounds: int) -> argparse.ArgumentParser:
         help=f'timed rounds (default: {rounds})',
     )
     parser.add_argument('--json', type=_new_file, metavar='FILE', help='also write what was measured to this file')
+    text = 'let glibc return freed memory to the system after every operator; the basicsr command does not'
+    parser.add_argument('--default-heap', action='store_true', help=text)
+    return parser
+
+
+def network_arguments(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """What the benchmarks of the network take."""
+    parser = arguments(doc, rounds)
+    text = "a clone of the authors' repository, to be measured too; needs timm 0.6 and einops"
+    parser.add_argument('--published', type=Path, metavar='DIR', help=text)
     return parser
 
 
@@ -158,3 +173,14 @@ def swinir_light(upscale: int) -> nn.Module:
         upscale=upscale, in_chans=3, img_size=64, window_size=8, img_range=1.0, depths=[6] * 4, embed_dim=60,
         num_heads=[6] * 4, mlp_ratio=2, upsampler='pixelshuffledirect', resi_connection='1conv',
     ).to(DEVICE)  # fmt: skip
+
+
+def published(folder: Path) -> nn.Module:
+    """RAMiT x2 of the authors' code, in a clone of their repository."""
+    sys.path.insert(0, str(folder))
+    from my_model import ramit  # type: ignore[import-not-found]
+
+    network = ramit.RAMiT(
+        target_mode='light_x2', mv_ver=2, mv_act=nn.LeakyReLU, act_layer=nn.GELU, norm_layer=ramit.ReshapeLayerNorm
+    )
+    return network.to(DEVICE)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from side_by_side import DEVICE, Report, arguments, interleaved, oracle
+from side_by_side import DEVICE, Report, interleaved, network_arguments, oracle, published
 from torch import Tensor, nn
 
 from ramit_arch import RAMiT
@@ -64,15 +64,18 @@ class Compiled(nn.Module):
 
 
 def main() -> None:
-    args = arguments(__doc__, rounds=2).parse_args()
-    report = Report(args.json)
+    args = network_arguments(__doc__, rounds=2).parse_args()
+    report = Report(args)
     network = ours()
     contestants = {
         'RAMiT': step(network),
         'RAMiT, compiled': step(Compiled(ours())),
         'RAMiT, bf16': step(network, bf16=True),
+        'RAMiT, bf16, compiled': step(Compiled(ours()), bf16=True),
         'RAMiT, checkpointing': step(ours(checkpointing=True)),
     }
+    if args.published:
+        contestants['published RAMiT'] = step(published(args.published))
     if DEVICE.type == 'cpu':
         contestants['literal transcription'] = literal_step(network)
     timings = interleaved(args.rounds, contestants)

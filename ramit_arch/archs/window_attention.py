@@ -145,13 +145,14 @@ def _is_right(library: ctypes.CDLL, window_size: int, width: int) -> bool:
     helper = torch.randn(2, side, side, width, generator=generator)
     bias = torch.randn(heads, window_size**2, window_size**2, generator=generator)
     gradient = torch.randn(2, side, side, heads * width, generator=generator)
-    inputs = [x.requires_grad_() for x in (qkv, helper, bias, torch.tensor([5.0, 20.0]))]
-    out = window_attention(*inputs, window_size)
+    inverse_tau = torch.tensor([5.0, 20.0])
+    inputs = [x.requires_grad_() for x in (qkv, helper, bias, inverse_tau)]
+    out = window_attention(qkv, helper, bias, inverse_tau, window_size)
     expected = [out, *torch.autograd.grad(out, inputs, gradient)]
     for dtype, tolerance in ((torch.float32, TOLERANCE), (torch.bfloat16, 0.1)):
-        maps = [x.detach().to(dtype) for x in (qkv, helper)]
-        found = [_attend(library, *maps, *inputs[2:])]
-        found += _differentiate(library, gradient.to(dtype), *maps, *inputs[2:])
+        q, h = qkv.detach().to(dtype), helper.detach().to(dtype)
+        found = [_attend(library, q, h, bias, inverse_tau)]
+        found += _differentiate(library, gradient.to(dtype), q, h, bias, inverse_tau)
         if not all(_close(a, b, tolerance) for a, b in zip(found, expected, strict=True)):
             return False
     return True
@@ -162,6 +163,7 @@ def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 def _call(library: ctypes.CDLL, function: str, tensors: Sequence[Tensor | None], *sizes: int) -> None:
+    tensors = [None if x is None else x.contiguous() for x in tensors]  # those of the results are so already
     dtype = next(DTYPES[x.dtype] for x in tensors if x is not None)
     pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in tensors]
     getattr(library, f'{function}_{dtype}')(*pointers, *map(ctypes.c_int64, sizes))
@@ -179,8 +181,8 @@ def _differentiate(
 ) -> list[Tensor]:
     """The gradients of qkv, helper (empty without), bias and inverse_tau."""
     threads = torch.get_num_threads()
-    to_qkv = torch.empty_like(qkv)
-    to_helper = None if helper is None else torch.empty_like(helper)
+    to_qkv = qkv.new_empty(qkv.shape)
+    to_helper = None if helper is None else helper.new_empty(helper.shape)
     to_bias, to_inverse_tau = bias.new_zeros(threads, *bias.shape), inverse_tau.new_zeros(threads, len(inverse_tau))
     inputs = [gradient, qkv, helper, bias, inverse_tau]
     outputs = [to_qkv, to_helper, to_bias, to_inverse_tau]
@@ -205,8 +207,7 @@ def native_window_attention(
 
 @torch.library.custom_op('ramit_arch::window_attention', mutates_args=(), device_types='cpu')
 def _forward(qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int) -> Tensor:
-    maps = [None if x is None else x.contiguous() for x in (qkv, helper)]
-    return _attend(_kernel(qkv, inverse_tau, window_size), *maps, bias.contiguous(), inverse_tau.contiguous())
+    return _attend(_kernel(qkv, inverse_tau, window_size), qkv, helper, bias, inverse_tau)
 
 
 @_forward.register_fake
@@ -218,16 +219,15 @@ def _(qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, win
 def _backward(
     gradient: Tensor, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int
 ) -> list[Tensor]:
-    maps = [None if x is None else x.contiguous() for x in (gradient, qkv, helper)]
-    return _differentiate(_kernel(qkv, inverse_tau, window_size), *maps, bias.contiguous(), inverse_tau.contiguous())
+    return _differentiate(_kernel(qkv, inverse_tau, window_size), gradient, qkv, helper, bias, inverse_tau)
 
 
 @_backward.register_fake
 def _(
     gradient: Tensor, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int
 ) -> list[Tensor]:
-    to_helper = qkv.new_empty(0) if helper is None else torch.empty_like(helper)
-    return [torch.empty_like(qkv), to_helper, torch.empty_like(bias), torch.empty_like(inverse_tau)]
+    helper = qkv.new_empty(0) if helper is None else helper
+    return [x.new_empty(x.shape) for x in (qkv, helper, bias, inverse_tau)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -236,9 +236,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    helper = ctx.saved_tensors[1]
-    to_qkv, to_helper, to_bias, to_inverse_tau = _backward(gradient, *ctx.saved_tensors, ctx.window_size)
-    return to_qkv, None if helper is None else to_helper, to_bias, to_inverse_tau, None
+    saved = ctx.saved_tensors  # to be read once only, for activation checkpointing
+    to_qkv, to_helper, to_bias, to_inverse_tau = _backward(gradient, *saved, ctx.window_size)
+    return to_qkv, None if saved[1] is None else to_helper, to_bias, to_inverse_tau, None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -72,7 +72,7 @@ class ComputeOptions(Section):
     channels_last: bool | None = None
     """Channels-last memory format, on by default on a GPU."""
     compile: bool | None = None
-    """Off by default. On a CPU the network's native kernels, for validation and tests; on a GPU `torch.compile`."""
+    """Off by default. On a CPU the native kernels of a network that has some; otherwise `torch.compile`."""
 
 
 class Training(ComputeOptions, ProgressiveTraining):

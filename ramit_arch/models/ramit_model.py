@@ -69,9 +69,6 @@ class RAMiTModel(ScoringModel):
         self.train_compute, line = read_compute(self.training, 'train', self.device)
         get_root_logger().info(line)
         net = self.get_bare_model(self.net_g)
-        if self.train_compute.compile and self.device.type == 'cpu' and hasattr(net, 'set_compiled'):
-            text = 'has native kernels on a CPU, which are for validation and tests: training is not faster.'
-            get_root_logger().warning(f'train.compile: {type(net).__name__} {text}')
         if self.train_compute.checkpointing:
             check_checkpointing(net)
             net.set_grad_checkpointing()
