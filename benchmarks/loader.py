@@ -54,7 +54,8 @@ def measure(
     report: Report, title: str, root: Path, hq: str, lq: str, scale: int, patch: int, rounds: int
 ) -> dict[str, Timing]:
     common = {
-        'phase': 'train', 'scale': scale, 'gt_size': patch * scale, 'use_hflip': True, 'use_rot': True, 'name': title,
+        'type': 'PairedRestorationDataset', 'name': title, 'phase': 'train', 'scale': scale, 'gt_size': patch * scale,
+        'use_hflip': True, 'use_rot': True,
     }  # fmt: skip
     images = len(list((root / hq).glob('*.png')))
 
