@@ -1,5 +1,5 @@
 # make setup   a virtual environment .venv with the pinned dependencies and this package; PYTHON=python3.12 chooses one
-# make demo    train, test and compare a small RAMiT x2 on real photographs
+# make demo    restore a photograph with a packaged network, then train, test and compare a small RAMiT x2
 # make test    the whole test suite
 # make lint    ruff and mypy
 # make reference   docs/options.md and the JSON Schema, from the classes and signatures that are read
@@ -19,20 +19,25 @@ DEMO := quickstart_RAMiT_SRx2
 DATA := datasets/quickstart/test/LRx2
 NETWORK := experiments/$(DEMO)/models/net_g_latest.pth
 TABLE := results/$(DEMO)/comparison_quickstart_test.txt
+RESTORED := results/demo/astronaut_x2.png
 
-demo: $(TABLE)
+demo: $(RESTORED) $(TABLE)
+	@echo "Restored by a packaged network: $(RESTORED)"
 	@cat $(TABLE)
 	@echo "Comparison sheet: $(TABLE:.txt=.png)"
 
 $(DATA): | setup
 	$(BIN)/python data_prep/prepare_quickstart.py
 
+$(RESTORED): | setup $(DATA)
+	$(BIN)/basicsr restore $(DATA)/astronaut.png -o $@ --overwrite
+
 $(NETWORK): options/$(DEMO).yml | setup $(DATA)
 	$(BIN)/basicsr train -opt options/$(DEMO).yml --auto_resume
 
 $(TABLE): $(NETWORK) options/test_$(DEMO).yml
 	$(BIN)/basicsr test -opt options/test_$(DEMO).yml
-	$(BIN)/basicsr compare -opt options/test_$(DEMO).yml
+	$(BIN)/basicsr compare -opt options/test_$(DEMO).yml > /dev/null  # `demo` shows the table
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -62,4 +67,4 @@ stress: $(DATA)
 
 clean:
 	[ ! -e .venv/installed ] || rm -rf .venv
-	rm -rf build *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO)
+	rm -rf build *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO) results/demo

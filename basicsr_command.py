@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import difflib
 import importlib
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
 if multiprocessing.current_process().name != 'MainProcess':
     if 'BASICSR_DEFERS_SIGNALS' in os.environ:  # the signals are for the training process; importing takes seconds
@@ -43,14 +45,20 @@ EXAMPLES = {
     'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
     'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
+    'runs': 'basicsr runs experiments/a experiments/b\n'
+    '  basicsr runs experiments/* --plot curves.png --sheet sheet.png',
     'check': 'basicsr check -opt options/train_RAMiT_SRx2.yml\n'
     '  basicsr check -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999',
     'options': 'basicsr options\n'
     '  basicsr options train_RAMiT_SRx2 > mine.yml\n'
     '  basicsr options mine.yml --force_yml train:ema_decay=0.999',
-    'restore': 'basicsr restore photo.jpg -m RAMiT-slimSR_X2.pth\n'
+    'restore': 'basicsr restore photo.jpg\n'
+    '  basicsr restore scan.png --task CDN\n'
+    '  basicsr restore photo.jpg -m RAMiT-slimSR_X2.pth\n'
     '  basicsr restore photos -o enlarged -m experiments/mine\n'
     '  basicsr restore old.png -m RAMiT-1_CDN.pth --task CDN',
+    'models': 'basicsr models',
+    'export': 'basicsr export -m experiments/mine --to mine.safetensors',
     'prepare': 'basicsr prepare\n'
     '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'
     '  basicsr prepare Set5 Set14 BSD100 --from ~/downloads/benchmark --to datasets --dry_run\n'
@@ -65,7 +73,7 @@ EXAMPLES = {
 }
 
 
-MODEL = 'checkpoint, or experiment folder (its best network, or else the latest)'
+MODEL = 'checkpoint, experiment folder (its best network, or else the latest), or packaged network'
 TASK = 'for raw checkpoints of scale 1, which do not say what they restore'
 OPTION_FILE = 'option file (YAML), or the name of one that comes with the package'
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -78,9 +86,18 @@ DATA_VERBS = {
 }  # and their modules in ramit_arch.preparation
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers a misspelt verb or choice with the nearest one."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '?(.+?)'? \(choose from (.+)\)", message)
+        near = difflib.get_close_matches(wrong[1], re.findall(r"[^\s',]+", wrong[2]), 1) if wrong else []
+        super().error(f'{message}; did you mean {near[0]}?' if near else message)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='basicsr', allow_abbrev=False, description='Train and test restoration networks with BasicSR and RAMiT.'
     )
     parser.add_argument('--version', action='version', version=_versions())
@@ -90,26 +107,28 @@ def build_parser() -> argparse.ArgumentParser:
     test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
     compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
     table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
+    runs = _add_verb(verbs, 'runs', 'trainings side by side: what differs, size, speed, scores; curves and crops')
     options = _add_verb(
         verbs, 'options', 'print an option file with its bases merged; without FILE, list the packaged ones'
     )
     check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
     _add_restore(verbs)
+    _add_verb(verbs, 'models', 'list the packaged networks, with their scores')
+    export = _add_verb(verbs, 'export', 'write a network as one safetensors file')
+    export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
+    export.add_argument('--to', required=True, metavar='FILE', help='the file to write, .safetensors')
     _add_data_verbs(verbs)
-    for verb in (train, check):
-        verb.add_argument('-opt', required=True, metavar='FILE', help=OPTION_FILE)
+    for verb in (train, check, options):
+        _add_option_file(verb, OPTION_FILE, required=verb is not options)
     for verb in (test, compare):
-        verb.add_argument('-opt', metavar='FILE', help=f'{OPTION_FILE}; of a training file or experiment folder, the '
-                          'validation sets are tested with its best network')  # fmt: skip
+        text = 'of a training file or experiment folder, the validation sets are tested with its best network'
+        _add_option_file(verb, f'{OPTION_FILE}; {text}', required=False)
         verb.add_argument('-m', '--model', metavar='PATH', help=MODEL)
     complexity.add_argument('-opt', nargs='+', default=[], metavar='FILE', help='option files, one row each')
     complexity.add_argument('-m', '--model', nargs='+', default=[], metavar='PATH', help='checkpoints, one row each')
-    for verb in (test, compare, complexity):
+    for verb in (test, compare, complexity, export):
         verb.add_argument('--task', choices=TASKS, help=TASK)
-    one = options.add_mutually_exclusive_group()
-    one.add_argument('-opt', metavar='FILE', help=OPTION_FILE)
-    one.add_argument('opt', nargs='?', default=argparse.SUPPRESS, metavar='FILE', help='the same')
     for verb in (train, test):
         verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
         verb.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
@@ -127,7 +146,11 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument(
         '--tables', nargs='+', metavar='NUMBER', help="only these of the paper's tables, such as 2 5a Ca"
     )
-    table.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
+    runs.add_argument('experiments', nargs='+', metavar='FOLDER', help='experiments/NAME, a column each')
+    runs.add_argument('--plot', metavar='FILE', help='loss and scores over iterations and hours, as PNG, PDF or SVG')
+    runs.add_argument('--sheet', metavar='FILE', help='the same crops by every network, as PNG')
+    for verb in (table, runs):
+        verb.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
     complexity.add_argument('--counts', action='store_true', help='count only, without running the networks')
     complexity.add_argument(
         '--repeats', type=_positive, default=3, metavar='N', help='timed runs per network (default: 3)'
@@ -161,8 +184,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_restore(verbs: argparse._SubParsersAction) -> None:
     restore = _add_verb(verbs, 'restore', 'restore pictures and folders of pictures with a network')
     restore.add_argument('pictures', nargs='+', metavar='PATH', help='pictures, or folders, which are read recursively')
-    restore.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
-    restore.add_argument('--task', choices=TASKS, help=TASK)
+    restore.add_argument('-m', '--model', metavar='PATH', help=f'{MODEL} (default: that for --task and --scale)')
+    restore.add_argument('--task', choices=TASKS, help=f'chooses a packaged network (default: SR); with -m, {TASK}')
+    restore.add_argument('--scale', type=_positive, metavar='N', help='chooses a packaged network (default: 2 for SR)')
     restore.add_argument('-o', '--output', metavar='PATH', help='folder, or file for one picture (default: beside it)')
     restore.add_argument('--format', choices=['png', 'jpg', 'webp', 'tif', 'bmp'], help='default: png')
     restore.add_argument(
@@ -178,6 +202,13 @@ def _add_restore(verbs: argparse._SubParsersAction) -> None:
     restore.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster, a little less exact')
     restore.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
     restore.add_argument('--threads', type=_positive, metavar='N', help='CPU threads (default: all cores)')
+
+
+def _add_option_file(verb: argparse.ArgumentParser, text: str, required: bool) -> None:
+    """An option file as -opt FILE or FILE alone."""
+    one = verb.add_mutually_exclusive_group(required=required)
+    one.add_argument('-opt', metavar='FILE', help=text)
+    one.add_argument('opt', nargs='?', default=argparse.SUPPRESS, metavar='FILE', help='the same')
 
 
 def _tile(text: str) -> int | str:

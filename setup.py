@@ -29,6 +29,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['ramit_arch', 'ramit_arch.*']),
     package_data={
+        'ramit_arch': ['weights/*'],
         'ramit_arch.archs': ['*.cpp'],
         'ramit_arch.evaluation': ['paper.yml'],
         'ramit_arch.preparation': ['datasets.yml'],

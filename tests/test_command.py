@@ -379,7 +379,12 @@ def test_number_that_yaml_reads_as_text_is_named(trained: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
-    [('tran:total_iter=2', 'did you mean train?'), ('name', 'expected key:key=value'), ('name=[', 'not YAML')],
+    [
+        ('tran:total_iter=2', 'did you mean train?'),
+        ('train.total_iter=5', 'did you mean train:total_iter=5?'),
+        ('name', 'expected key:key=value'),
+        ('name=[', 'not YAML'),
+    ],
 )
 def test_wrong_force_yml_is_named(change: str, message: str, trained: Path, tmp_path: Path) -> None:
     text = (trained / 'train.yml').read_text()
@@ -475,6 +480,45 @@ def test_another_fault_of_opencv_is_not_taken_for_a_missing_library(tmp_path: Pa
     code = 'import ramit_arch'
     result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.stderr.splitlines()[-1] == 'ImportError: numpy is too old'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['trian'], 'did you mean train?'),
+        (['table', 'results', '--format', 'cvs'], 'did you mean csv?'),
+        (['check'], 'one of the arguments -opt FILE is required'),
+    ],
+)
+def test_misspelt_arguments_are_answered_with_the_near_one(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        basicsr_command.build_parser().parse_args(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_option_file_needs_no_flag(trained: Path) -> None:
+    for arguments in (['check', 'train.yml'], ['check', '-opt', 'train.yml']):
+        result = call_basicsr(*arguments, cwd=trained)
+        assert result.returncode == 0, result.stderr
+        assert '# train.yml: a training that can start.' in result.stdout
+
+
+def test_frequencies_have_defaults(trained: Path, tmp_path: Path) -> None:
+    opt = yaml.safe_load((trained / 'train.yml').read_text())
+    opt.pop('logger')
+    opt['val'].pop('val_freq')
+    opt['train']['total_iter'] = 2000
+    write_options(trained / 'short.yml', opt)
+    result = call_basicsr('check', 'short.yml', cwd=trained)
+    assert result.returncode == 0, result.stderr
+    resolved = yaml.safe_load(result.stdout)
+    assert resolved['logger'] == {'print_freq': 2, 'save_checkpoint_freq': 20, 'use_tb_logger': False}
+    assert resolved['val']['val_freq'] == 20
+    result = call_basicsr('train', 'short.yml', '--force_yml', 'train:total_iter=4', 'name=short', cwd=trained)
+    assert result.returncode == 0, result.stderr
+    assert (trained / 'experiments' / 'short' / 'models' / 'net_g_3.pth').is_file()
 
 
 def test_wrong_command_line_exits_with_2(tmp_path: Path) -> None:

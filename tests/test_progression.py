@@ -31,6 +31,22 @@ STAGES = [{'iter': 3, 'lq_patch_size': 8, 'batch_size': 4}, {'iter': 2, 'lq_patc
           {'iter': 3, 'lq_patch_size': 16, 'batch_size': 2}]  # fmt: skip
 
 
+@given(st.lists(st.integers(1, 99), min_size=2, max_size=5), st.integers(100, 10**6))
+def test_fractions_are_stages_that_add_up_to_all_iterations(parts: list[int], total: int) -> None:
+    fractions = [part / sum(parts) for part in parts]
+    stages = [{'iter': fraction, 'lq_patch_size': 8, 'batch_size': 4} for fraction in fractions]
+    opt = {'dist': False, 'world_size': 1, 'num_gpu': 0, 'train': {'total_iter': total, 'progressive': stages}}
+    found = read_progression(opt).stages
+    assert sum(stage.iterations for stage in found) == total
+    assert all(abs(stage.iterations - f * total) <= 1 for stage, f in zip(found, fractions, strict=True))
+
+
+def test_fractions_that_do_not_add_up_are_an_error() -> None:
+    stages = [{**STAGES[0], 'iter': 0.5}, {**STAGES[1], 'iter': 0.25}]
+    text = problems(tiny_options(Path('gt'), Path('lq'), total_iter=100, progressive=stages))
+    assert 'train.progressive lasts 75 iterations, but train.total_iter is 100' in text
+
+
 @given(
     st.lists(st.builds(TrainingStage, st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4),
     st.integers(0, 400),

@@ -59,12 +59,23 @@ def test_rate_is_scaled_linearly_to_the_total_batch() -> None:
         ({'lr_batch_size': 0}, 'lr_batch_size is 0'),
         ({'scheduler': {'type': 'CosineAnnealingRestartLR'}}, "it must be 'MultiStepLR'"),
         ({'scheduler': {'type': 'MultiStepLR', 'milestone': [1]}}, 'did you mean milestones?'),
-        ({'scheduler': {'type': 'MultiStepLR', 'milestones': 5}}, 'a list of integers from 0 up'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestones': 5}}, 'a list of iterations, or of fractions below 1'),
         ({'scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0}}, 'gamma is 0'),
         ({'warm_start': {'iters': 5}}, 'did you mean iter?'),
         ({'warm_start': {'iter': -5}}, 'warm_start.iter is -5'),
-        ({'warmup_iter': 0.5}, 'warmup_iter is 0.5'),
+        ({'warmup_iter': 1.5}, 'warmup_iter is 1.5'),
     ],
 )
 def test_wrong_keys_are_named(train: dict, message: str) -> None:
     assert message in problems(tiny_options(Path('gt'), Path('lq'), **train))
+
+
+def test_fractions_are_of_all_iterations_or_of_those_after_a_warm_start() -> None:
+    scheduler = {'type': 'MultiStepLR', 'milestones': [0.5, 0.875], 'gamma': 0.5}
+    schedule = schedule_of(options(total_iter=1000, warmup_iter=0.02, scheduler=scheduler))
+    assert (schedule.warmup, schedule.milestones) == (20, (500, 875))
+    started = {'warm_start': {'iter': 200}, 'total_iter': 1000}
+    schedule = schedule_of(options(**started, warmup_iter=0.1, scheduler=scheduler))
+    assert (schedule.warmup, schedule.milestones) == (80, (400, 700))
+    mixed = {**scheduler, 'milestones': [5, 0.875, 9e2]}
+    assert schedule_of(options(total_iter=1000, scheduler=mixed)).milestones == (5, 875, 900)

@@ -31,19 +31,19 @@ def run(args: argparse.Namespace) -> None:
             _check_checkpoint(results['checkpoint'], opt['path']['pretrain_network_g'], folder)
         section = {**dataset, 'phase': phase.split('_')[0], 'scale': opt.get('scale', 1)}
         images = tqdm(
-            comparison.compare(section, results), f'Compare {name}', len(results['images']), unit='image', disable=None
-        )
+            comparison.compare(section, results, opt['network_g']['type']),
+            f'Compare {name}', len(results['images']), unit='image', disable=None,
+        )  # fmt: skip
         scores: list[comparison.Scores] = []
         shown: list[comparison.Comparison] = []
         for compared in images:
-            scores.append((compared.name, compared.baseline_scores, compared.restored_scores))
+            scores.append((compared.name, {who: method.scores for who, method in compared.methods.items()}))
             if len(shown) < SHEET_ROWS:
                 shown.append(compared)
-        names = 'bicubic' if results['scale'] > 1 else 'LQ', opt['network_g']['type']
-        text = comparison.table(scores, *names)
+        text = comparison.table(scores)
         (folder / f'comparison_{name}.txt').write_text(text + '\n', encoding='utf-8')
         picture = folder / f'comparison_{name}.png'
-        comparison.sheet(shown, *names).save(picture)
+        comparison.sheet(shown).save(picture)
         print(f'\n{name}\n{text}\n\nComparison sheet: {picture}')
 
 

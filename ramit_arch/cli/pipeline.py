@@ -37,6 +37,8 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
         opt = options.without_nulls(opt)
     if getattr(args, 'only', None):
         options.keep_datasets(opt, args.only)
+    if args.verb in ('train', 'check') and isinstance(opt.get('train'), dict):
+        options.fill_in(opt)
     return opt
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ramit_arch.errors import UserError, counted
+from ramit_arch.inference import packaged
 from ramit_arch.inference.folders import Job, Outcome, Plan, make_plan, prepare_targets, restore_all
 from ramit_arch.inference.restorer import Restorer
 
@@ -38,10 +39,13 @@ def run(args: argparse.Namespace) -> None:
     tile = {'auto': 'auto', 'off': None}.get(args.tile, args.tile)
     if isinstance(tile, int) and tile <= args.overlap:
         raise UserError(f'--tile {tile}: must be above the overlap, which is {args.overlap}')
+    model = args.model or packaged.choose(args.task, args.scale)
     restorer = Restorer(
-        args.model, task=args.task, device=_device(args.device, processes), tile=tile, overlap=args.overlap,
+        model, task=args.task, device=_device(args.device, processes), tile=tile, overlap=args.overlap,
         precision='bfloat16' if args.bf16 else 'float32', ensemble=args.ensemble,
     )  # fmt: skip
+    if args.scale not in (None, restorer.scale):
+        raise UserError(f'--scale {args.scale}: {restorer.file} is a network for scale {restorer.scale}; leave it out')
     output = None if args.output is None else Path(args.output)
     suffix = args.suffix
     if suffix is None:
@@ -49,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
     plan = _shared_plan(args, output, suffix, rank, processes)
     if rank == 0:
         name = f'{type(restorer.network).__name__} x{restorer.scale}'
-        print(f'{name}{f" for {restorer.task}" if restorer.task else ""} from {restorer.file}, on {restorer.device}')
+        source = restorer.file if args.model else f'{model}, a small packaged network (-m takes a better one)'
+        print(f'{name}{f" for {restorer.task}" if restorer.task else ""} from {source}, on {restorer.device}')
     outcomes = _restore(restorer, plan.jobs[rank::processes], args.quality, rank)
     if processes > 1:
         shares: list[list[Outcome]] = [[]] * processes

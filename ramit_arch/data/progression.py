@@ -12,26 +12,44 @@ from itertools import accumulate
 from typing import Annotated, Any, NamedTuple
 
 from annotated_types import MinLen
+from pydantic import model_validator
 
 from ramit_arch.errors import UserError
-from ramit_arch.options.basicsr import DatasetOptions, Training
-from ramit_arch.options.section import Conflict, Count, Iterations, OwnSection
+from ramit_arch.options.basicsr import DatasetOptions
+from ramit_arch.options.section import Conflict, Count, Fraction, Iterations, OwnSection, Section, whole
 
 
 class ProgressiveStage(OwnSection):
-    iter: Iterations
-    """Iterations of the stage."""
+    iter: Annotated[Iterations | Fraction, 'a number of iterations, or a fraction of them below 1']
+    """Iterations of the stage; below 1, as a fraction of `train.total_iter`."""
     lq_patch_size: Count
     """Side of the LQ patch in pixels."""
     batch_size: Count
     """Images per iteration, in total over all processes."""
 
 
-class ProgressiveTraining(Training):
-    """The training loop with progressive learning."""
+class ProgressiveTraining(Section):
+    """Progressive learning."""
 
+    total_iter: Iterations
+    """Iterations in total, a warm start included."""
     progressive: Annotated[list[ProgressiveStage], MinLen(1), 'a list of sections'] | None = None
     """Progressive learning: stages {iter, lq_patch_size, batch_size}, one after the other (Appendix B)."""
+
+    @model_validator(mode='before')
+    @classmethod
+    def _count_stages(cls, values: Any) -> Any:
+        """Fractions as iterations that add up to the total."""
+        stages = values.get('progressive') if isinstance(values, dict) else None
+        total = whole(values.get('total_iter')) if isinstance(stages, list) else None
+        if not isinstance(total, int) or not all(isinstance(stage, dict) for stage in stages or ()):
+            return values
+        lengths = [stage.get('iter') for stage in stages or ()]
+        if not all(isinstance(length, float) and length < 1 for length in lengths):
+            return values
+        ends = [0, *(round(end * total) for end in accumulate(lengths))]
+        counted = [{**stage, 'iter': ends[i + 1] - ends[i]} for i, stage in enumerate(stages or ())]
+        return {**values, 'progressive': counted}
 
     def conflicts(self) -> Iterator[Conflict]:
         length = sum(stage.iter for stage in self.progressive or [])
@@ -112,7 +130,7 @@ def read_progression(opt: dict[str, Any]) -> Progression:
         if batch is None:
             raise UserError('datasets.train.batch_size_per_gpu is missing')
         return Progression([TrainingStage(train.total_iter, batch * processes(opt))])
-    stages = [TrainingStage(stage.iter, stage.batch_size, stage.lq_patch_size) for stage in train.progressive]
+    stages = [TrainingStage(int(stage.iter), stage.batch_size, stage.lq_patch_size) for stage in train.progressive]
     if opt['dist']:
         for i, stage in enumerate(stages, 1):
             if stage.batch % opt['world_size']:

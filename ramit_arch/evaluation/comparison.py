@@ -1,4 +1,4 @@
-"""A finished test beside its baseline: a table, and a sheet of zoomed crops."""
+"""Methods side by side on the same images: a table, and a sheet of zoomed crops."""
 
 from __future__ import annotations
 
@@ -19,22 +19,34 @@ from ramit_arch.errors import UserError
 from ramit_arch.evaluation.scores import mean_scores
 from ramit_arch.evaluation.text import aligned
 
-CROP = 64  # target pixels a side
+CROP = 64  # ground truth pixels a side
 ZOOM = 4
+LQ = 'LQ'  # the baseline of all tasks but super-resolution
 MARGIN, LINE = 8, 18
 THUMBNAIL = CROP * ZOOM
 
 
+class Restoration(NamedTuple):
+    """What a method made of an image: uint8 BGR or gray, and its scores."""
+
+    picture: np.ndarray
+    scores: dict[str, float]
+
+
 class Comparison(NamedTuple):
-    """One test image; every picture is uint8 BGR or gray at the target's size."""
+    """One image; every picture is uint8 BGR or gray at the ground truth's size.
+
+    Attributes:
+        name: of the image.
+        lq: enlarged without interpolation.
+        gt: the ground truth.
+        methods: by name, the baseline first.
+    """
 
     name: str
     lq: np.ndarray
-    baseline: np.ndarray
-    restored: np.ndarray
-    target: np.ndarray
-    baseline_scores: dict[str, float]
-    restored_scores: dict[str, float]
+    gt: np.ndarray
+    methods: dict[str, Restoration]
 
 
 def read_results(folder: Path, dataset: str) -> dict[str, Any]:
@@ -52,34 +64,43 @@ def read_results(folder: Path, dataset: str) -> dict[str, Any]:
     return results
 
 
-def compare(dataset_opt: dict[str, Any], results: dict[str, Any]) -> Iterator[Comparison]:
-    """Score the baseline of every image of a test set under the test's own protocol.
-
-    The baseline is bicubic interpolation (MATLAB's kernel) for super-resolution and the LQ image itself otherwise.
+def compare(dataset_opt: dict[str, Any], results: dict[str, Any], network: str) -> Iterator[Comparison]:
+    """The images of a finished test beside their baseline, under the test's own protocol.
 
     Args:
         dataset_opt: the dataset's section with `phase` and `scale`.
         results: what `read_results` returned.
+        network: the name of what has been tested.
     """
     dataset = build_dataset(dataset_opt)
-    scale, metrics = results['scale'], results['metrics']
+    metrics = results['metrics']
     if len(dataset) != len(results['images']):
         raise UserError(f'{dataset_opt["name"]}: the set has changed since the test; run `basicsr test` again')
     for i, row in enumerate(results['images']):
         item = dataset[i]
         if item['gt_path'] != row['gt']:
             raise UserError(f'{dataset_opt["name"]}: the set has changed since the test; run `basicsr test` again')
-        target = tensor2img(item['gt'])
-        lq = item['lq'].numpy().transpose(1, 2, 0)
-        up = imresize(lq, scale) if scale > 1 else lq
-        baseline = tensor2img(_tensor(up))
-        enlarged = cv2.resize(tensor2img(item['lq']), target.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        compared = beside_baseline(row['image'], item, results['scale'], metrics)
         restored = cv2.imread(row['restored'], cv2.IMREAD_UNCHANGED)
-        if restored is None or restored.shape != target.shape:
+        if restored is None or restored.shape != compared.gt.shape:
             raise UserError(f'{row["restored"]}: missing, or not of this test set; run `basicsr test` again')
-        scores = {name: float(calculate_metric({'img': baseline, 'img2': target}, o)) for name, o in metrics.items()}
-        own = {name: row[name] for name in metrics}
-        yield Comparison(row['image'], enlarged, baseline, restored, target, scores, own)
+        compared.methods[network] = Restoration(restored, {name: row[name] for name in metrics})
+        yield compared
+
+
+def beside_baseline(name: str, item: dict[str, Any], scale: int, metrics: dict[str, Any]) -> Comparison:
+    """An item of a dataset with its baseline: bicubic interpolation (MATLAB's kernel) for super-resolution, else the LQ
+    image itself."""
+    gt, lq = tensor2img(item['gt']), item['lq'].numpy().transpose(1, 2, 0)
+    baseline = tensor2img(_tensor(imresize(lq, scale) if scale > 1 else lq))
+    enlarged = cv2.resize(tensor2img(item['lq']), gt.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    method = 'bicubic' if scale > 1 else LQ
+    return Comparison(name, enlarged, gt, {method: Restoration(baseline, score(baseline, gt, metrics))})
+
+
+def score(picture: np.ndarray, gt: np.ndarray, metrics: dict[str, Any]) -> dict[str, float]:
+    """Every metric of a picture, as a test computes it."""
+    return {name: float(calculate_metric({'img': picture, 'img2': gt}, opt)) for name, opt in metrics.items()}
 
 
 def _tensor(image: np.ndarray) -> Any:
@@ -88,23 +109,21 @@ def _tensor(image: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
 
 
-Scores = tuple[str, dict[str, float], dict[str, float]]  # image, scores of the baseline, scores of the network
+Scores = tuple[str, dict[str, dict[str, float]]]  # image, scores by method
 
 
-def table(scores: list[Scores], baseline: str, network: str) -> str:
-    """Aligned text: a row an image and their mean, baseline and network side by side, and the gain of each metric."""
-    metrics = list(scores[0][2])
-    columns = [f'{who} {metric.upper()}' for who in (baseline, network) for metric in metrics]
-    columns += [f'gain {metric.upper()}' for metric in metrics]
-    before, after = (
-        mean_scores([old for _, old, _ in scores], metrics),
-        mean_scores([new for *_, new in scores], metrics),
-    )
-    lines = [['image', *columns]]
-    for name, old, new in [*scores, ('mean', before, after)]:
-        values = [old[m] for m in metrics] + [new[m] for m in metrics]
-        gains = [f'{new[m] - old[m]:+{_format(m)}}' for m in metrics]
-        lines.append([name, *(f'{v:{_format(m)}}' for v, m in zip(values, metrics * 2, strict=True)), *gains])
+def table(scores: list[Scores]) -> str:
+    """Aligned text: a row an image and their mean, all methods side by side; of two, the gain of each metric."""
+    methods, metrics = list(scores[0][1]), list(next(iter(scores[0][1].values())))
+    gains = len(methods) == 2
+    lines = [['image', *(f'{who} {metric.upper()}' for who in methods for metric in metrics)]]
+    lines[0] += [f'gain {metric.upper()}' for metric in metrics] if gains else []
+    mean = {who: mean_scores([each[who] for _, each in scores], metrics) for who in methods}
+    for name, each in [*scores, ('mean', mean)]:
+        lines.append([name, *(f'{each[who][m]:{_format(m)}}' for who in methods for m in metrics)])
+        if gains:
+            before, after = (each[who] for who in methods)
+            lines[-1] += [f'{after[m] - before[m]:+{_format(m)}}' for m in metrics]
     return aligned(lines)
 
 
@@ -112,46 +131,45 @@ def _format(metric: str) -> str:
     return '.4f' if 'ssim' in metric.lower() else '.2f'
 
 
-def sheet(comparisons: list[Comparison], baseline: str, network: str) -> Image.Image:
-    """A row an image: the target with a box, then the box zoomed in LQ, baseline, network and target, with scores.
+def sheet(comparisons: list[Comparison]) -> Image.Image:
+    """A row an image: the ground truth with a box, then the box zoomed in LQ, by every method and in the ground truth.
 
-    The box lies where the baseline is farthest from the target, so that the choice favours no method.
+    The box lies where the baseline is farthest from the ground truth, so that the choice favours no method.
     """
-    columns = 5 if any((c.lq != c.baseline).any() for c in comparisons) else 4
-    width = MARGIN + columns * (THUMBNAIL + MARGIN)
+    rows = [_row(comparison) for comparison in comparisons]
+    width = MARGIN + len(rows[0]) * (THUMBNAIL + MARGIN)
     row_height = THUMBNAIL + 2 * LINE + MARGIN
-    page = Image.new('RGB', (width, MARGIN + len(comparisons) * row_height), 'white')
-    for i, comparison in enumerate(comparisons):
+    page = Image.new('RGB', (width, MARGIN + len(rows) * row_height), 'white')
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    for i, row in enumerate(rows):
         top = MARGIN + i * row_height
-        for j, (picture, caption) in enumerate(_row(comparison, baseline, network)):
+        for j, (picture, caption) in enumerate(row):
             left = MARGIN + j * (THUMBNAIL + MARGIN)
             page.paste(picture, (left, top))
-            draw = ImageDraw.Draw(page)
-            draw.multiline_text((left, top + THUMBNAIL + 2), caption, 'black', ImageFont.load_default(14), spacing=3)
+            draw.multiline_text((left, top + THUMBNAIL + 2), caption, 'black', font, spacing=3)
     return page
 
 
-def _row(c: Comparison, baseline: str, network: str) -> list[tuple[Image.Image, str]]:
+def _row(c: Comparison) -> list[tuple[Image.Image, str]]:
     y, x = _hardest_place(c)
-    overview = _picture(c.target)
+    overview = _picture(c.gt)
     box = (x, y, x + CROP - 1, y + CROP - 1)
-    line = max(2, c.target.shape[1] // 150)
+    line = max(2, c.gt.shape[1] // 150)
     for colour, width in [('black', 2 * line), ('yellow', line)]:  # seen on any background
         ImageDraw.Draw(overview).rectangle(box, outline=colour, width=width)
     overview.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    cells = [(overview, f'{c.name}\n{c.target.shape[1]}x{c.target.shape[0]}')]
-    shown = [(c.lq, 'LQ'), (c.baseline, f'{baseline}\n{_scores(c.baseline_scores)}')]
-    if (c.lq == c.baseline).all():  # the baseline is the LQ image
-        shown = [(c.lq, f'LQ\n{_scores(c.baseline_scores)}')]
-    shown += [(c.restored, f'{network}\n{_scores(c.restored_scores)}'), (c.target, 'target')]
-    for image, caption in shown:
+    cells = [(overview, f'{c.name}\n{c.gt.shape[1]}x{c.gt.shape[0]}')]
+    shown = [] if LQ in c.methods else [(c.lq, LQ)]
+    shown += [(method.picture, f'{name}\n{_scores(method.scores)}') for name, method in c.methods.items()]
+    for image, caption in [*shown, (c.gt, 'ground truth')]:
         crop = _picture(image[y : y + CROP, x : x + CROP])
         cells.append((crop.resize((crop.width * ZOOM, crop.height * ZOOM), Image.Resampling.NEAREST), caption))
     return cells
 
 
 def _hardest_place(c: Comparison) -> tuple[int, int]:
-    error = np.abs(c.baseline.astype(np.float32) - c.target)
+    baseline = next(iter(c.methods.values())).picture
+    error = np.abs(baseline.astype(np.float32) - c.gt)
     error = error.mean(-1) if error.ndim == 3 else error
     means = cv2.boxFilter(error, -1, (CROP, CROP), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
     means = means[: max(1, error.shape[0] - CROP + 1), : max(1, error.shape[1] - CROP + 1)]

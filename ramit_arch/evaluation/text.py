@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 
 
@@ -16,3 +18,13 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     """The same as a Markdown table; the first row is its head."""
     head, *body = ('| ' + ' | '.join(row) + ' |' for row in rows)
     return '\n'.join([head, '|---' + '|---:' * (len(rows[0]) - 1) + '|', *body])
+
+
+def comma_separated(rows: Sequence[Sequence[str]]) -> str:
+    """The same as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue().rstrip('\n')
+
+
+FORMATS = {'text': aligned, 'markdown': markdown, 'csv': comma_separated}

@@ -16,6 +16,7 @@ from ramit_arch import options
 from ramit_arch.errors import UserError, suggestion
 from ramit_arch.evaluation.protocols import PROTOCOLS
 from ramit_arch.inference.checkpoints import load_weights, pick_weights, read_content
+from ramit_arch.inference.packaged import networks
 
 FORMAT = 1  # of the description in a checkpoint
 
@@ -70,7 +71,8 @@ def load_network(path: str | Path, task: str | None = None) -> nn.Module:
 
     Args:
         path: a checkpoint of this package; an experiment folder, of which the best network is taken, or else the
-            latest; or a raw checkpoint of the paper's networks, recognised by its shapes.
+            latest; a raw checkpoint of the paper's networks, recognised by its shapes; or the name of a packaged
+            network (`basicsr models`).
         task: CDN, LLE or DR, for raw checkpoints of scale 1, whose shapes do not tell.
 
     Raises:
@@ -100,7 +102,8 @@ def load(path: str | Path, task: str | None = None) -> Loaded:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The path itself if it is a file; of an experiment folder the best network, or else the latest.
+    """The path itself if it is a file; of an experiment folder the best network, or else the latest; a packaged network
+    by its name.
 
     Raises:
         UserError: there is none.
@@ -109,7 +112,10 @@ def find_checkpoint(path: str | Path) -> Path:
         raise UserError('the path of a checkpoint is empty')
     found = Path(path).expanduser()
     if not found.exists():
-        raise UserError(f'{path}: no such checkpoint or experiment{suggestion(found.name, _neighbours(found), 0.7)}')
+        if str(path) in networks():
+            return networks()[str(path)].file
+        near = suggestion(found.name, [*_neighbours(found), *networks()], 0.7)
+        raise UserError(f'{path}: no such checkpoint, experiment or packaged network{near}')
     if not found.is_dir():
         return found
     models = found if found.name == 'models' else found / 'models'

@@ -7,15 +7,28 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, model_validator
 
+from ramit_arch.archs.arguments import LARGEST
 from ramit_arch.data.progression import ProgressiveTraining
 from ramit_arch.errors import suggestion
 from ramit_arch.evaluation.protocols import PROTOCOLS, standard_metrics
 from ramit_arch.options import basicsr
-from ramit_arch.options.section import Conflict, Count, Natural, OwnSection, Positive, Section, Text, whole
+from ramit_arch.options.section import (
+    Conflict,
+    Count,
+    Fraction,
+    Natural,
+    OwnSection,
+    Positive,
+    Section,
+    Text,
+    in_iterations,
+    whole,
+)
 
 Milestone = Annotated[Natural, BeforeValidator(whole)]
+Warmup = Annotated[int, Ge(-1), Le(LARGEST)]
 
 
 class Paths(basicsr.Paths):
@@ -51,8 +64,9 @@ class Optimiser(basicsr.Call):
 class Scheduler(OwnSection):
     type: Literal['MultiStepLR'] = 'MultiStepLR'
     """Step decay (SRModel has other schedules)."""
-    milestones: list[Milestone] = []
-    """Iterations after which the rate is multiplied by `gamma`, counted from the end of a warm start."""
+    milestones: Annotated[list[Milestone | Fraction], 'a list of iterations, or of fractions below 1'] = []
+    """Iterations after which the rate is multiplied by `gamma`, counted from the end of a warm start; below 1, as a
+    fraction of those that are left then."""
     gamma: Positive = 0.1
     """Factor at every milestone."""
 
@@ -75,11 +89,14 @@ class ComputeOptions(Section):
     """Off by default. On a CPU the native kernels of a network that has some; otherwise `torch.compile`."""
 
 
-class Training(ComputeOptions, ProgressiveTraining):
+class Training(ComputeOptions, ProgressiveTraining, basicsr.Training):
     model_config = ConfigDict(extra='forbid')
 
     optim_g: Optimiser
     """Optimiser."""
+    warmup_iter: Annotated[Warmup | Fraction, 'a number of iterations, -1 for none, or a fraction of all below 1'] = -1  # type: ignore[assignment]
+    """Iterations of linear warm-up of the learning rate, counted from the end of a warm start, or a fraction of those
+    that are left then; -1 for none."""
     scheduler: Scheduler = Scheduler()
     """Learning rate schedule; constant by default."""
     pixel_opt: basicsr.Loss | None = None
@@ -98,6 +115,24 @@ class Training(ComputeOptions, ProgressiveTraining):
     """Clip the gradient to this L2 norm."""
     checkpointing: bool | None = None
     """Activation checkpointing, off by default: less memory, slower."""
+
+    @model_validator(mode='before')
+    @classmethod
+    def _count_schedule(cls, values: Any) -> Any:
+        """Fractions as numbers of iterations."""
+        total = whole(values.get('total_iter')) if isinstance(values, dict) else None
+        if not isinstance(total, int):
+            return values
+        alone = values['warm_start'].get('iter') if isinstance(values.get('warm_start'), dict) else 0
+        left = total - (alone if isinstance(alone, int) else 0)
+        counted = {**values}
+        if 'warmup_iter' in values:
+            counted['warmup_iter'] = in_iterations(values['warmup_iter'], left)
+        scheduler = values.get('scheduler')
+        if isinstance(scheduler, dict) and isinstance(scheduler.get('milestones'), list):
+            milestones = [in_iterations(milestone, left) for milestone in scheduler['milestones']]
+            counted['scheduler'] = {**scheduler, 'milestones': milestones}
+        return counted
 
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()

@@ -53,9 +53,9 @@ def make_schedule(train: Training, progression: Progression) -> Schedule:
     return Schedule(
         rates=tuple(train.optim_g.lr * _scale(train, stage.batch) for stage in progression.stages),
         ends=progression.ends[:-1],
-        milestones=tuple(sorted(train.scheduler.milestones)),
+        milestones=tuple(sorted(map(int, train.scheduler.milestones))),
         gamma=train.scheduler.gamma,
-        warmup=max(0, train.warmup_iter),
+        warmup=max(0, int(train.warmup_iter)),
         warm_start=train.warm_start.iter if train.warm_start else 0,
     )
 

@@ -164,6 +164,9 @@ def override(opt: dict[str, Any], assignments: list[str]) -> None:
                 known = section if isinstance(section, dict) else ()
                 raise UserError(f'--force_yml {assignment}: no key {parent} in the file{suggestion(parent, known)}')
             section = section[parent]
+        if not parents and '.' in last and last.partition('.')[0] in opt:
+            right = f'{last.replace(".", ":")}={text}'
+            raise UserError(f'--force_yml {assignment}: keys are separated by colons (did you mean {right}?)')
         if not equals or not last or not isinstance(section, dict):
             raise UserError(f'--force_yml {assignment}: expected key:key=value')
         if re.search(r'\s[\w:]+=', text):
@@ -181,6 +184,22 @@ def _value(assignment: str, text: str) -> Any:
     if value == 'None':  # as BasicSR's users write it
         return None
     return float(value) if isinstance(value, str) and FLOAT_AS_TEXT.fullmatch(value) else value
+
+
+def fill_in(opt: dict[str, Any]) -> None:
+    """Give a training the keys that BasicSR's loop reads without defaults, in place; those of `basicsr.Logging`."""
+    total = (opt.get('train') or {}).get('total_iter') if isinstance(opt.get('train'), dict) else None
+    if not isinstance(total, (int, float)) or not 1 <= total < 1e12:
+        return  # which is reported
+    rarely, often = max(int(total) // 100, 1), max(int(total) // 1000, 1)
+    defaults = {
+        'logger': {'print_freq': often, 'save_checkpoint_freq': rarely, 'use_tb_logger': False},
+        'val': {'val_freq': rarely, 'save_img': False},
+    }
+    for name, values in defaults.items():
+        section = opt.get(name, {} if name == 'logger' else None)
+        if isinstance(section, dict):
+            opt[name] = {**section, **{key: value for key, value in values.items() if section.get(key) is None}}
 
 
 def keep_datasets(opt: dict[str, Any], names: list[str]) -> None:

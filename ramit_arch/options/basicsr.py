@@ -117,10 +117,10 @@ class Training(Section):
 class Validation(Section):
     """Validation and tests."""
 
-    save_img: bool
+    save_img: bool = False
     """Write the restored images."""
     val_freq: Iterations | None = None
-    """Iterations between validations. Needed to train."""
+    """Iterations between validations; a hundredth of `train.total_iter` by default."""
     pbar: bool = True
     """Show a progress bar on a terminal."""
     suffix: Name | None = None
@@ -132,11 +132,11 @@ class Validation(Section):
 class Logging(Section):
     """Logging and checkpointing."""
 
-    print_freq: Iterations
-    """Iterations between log lines."""
-    save_checkpoint_freq: Iterations
-    """Iterations between checkpoints."""
-    use_tb_logger: bool
+    print_freq: Iterations | None = None
+    """Iterations between log lines; a thousandth of `train.total_iter` by default."""
+    save_checkpoint_freq: Iterations | None = None
+    """Iterations between checkpoints; a hundredth of `train.total_iter` by default."""
+    use_tb_logger: bool = False
     """Write losses and scores for TensorBoard too."""
     wandb: dict[str, Any] | None = None
     """Weights & Biases: `project` and `resume_id`."""
@@ -169,12 +169,8 @@ class TrainFile(OptionFile):
 
     train: Training
     """The training."""
-    logger: Logging
+    logger: Logging = Logging()
     """Logging and checkpointing."""
-
-    def conflicts(self) -> Iterator[Conflict]:
-        if self.val is not None and self.val.val_freq is None:
-            yield ('val', 'val_freq'), 'is missing'
 
 
 class TestFile(OptionFile):

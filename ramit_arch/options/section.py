@@ -44,8 +44,14 @@ Count = Annotated[int, Ge(1), Le(LARGEST)]
 Natural = Annotated[int, Ge(0), Le(LARGEST)]
 Iterations = Annotated[Count, BeforeValidator(whole)]
 Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Gt(0), Lt(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
+
+
+def in_iterations(value: Any, total: int) -> Any:
+    """A fraction of `total` as a number of iterations; any other value as it is."""
+    return round(value * total) if isinstance(value, float) and 0 < value < 1 else value
 
 
 # ------------------------------------------------------------------------------------------------------------- sections
