@@ -13,7 +13,7 @@ from basicsr.metrics import calculate_metric
 from helpers import TINY_NETWORK, call_basicsr, photograph, problems, write_options, write_pairs
 
 from ramit_arch import RAMiT
-from ramit_arch.evaluation.protocols import PROTOCOLS, standard_metrics
+from ramit_arch.evaluation.protocols import PROTOCOLS, standard_metrics, task_of
 from ramit_arch.models.options import Validation
 
 PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
@@ -75,10 +75,12 @@ def section(kind: str = 'PairedRestorationDataset', **keys: object) -> dict:
      'sigma': 15}}}, 'datasets.val.sigma is 15, but the dataset is named a_sigma25'),
 ])  # fmt: skip
 def test_contradictions_are_named(opt: dict, message: str) -> None:
+    assert message in problems(full(opt), training=False)
+
+
+def full(opt: dict) -> dict:
     rest = {'name': 'a', 'model_type': 'RAMiTModel', 'num_gpu': 0, 'path': {'pretrain_network_g': 'a.pth'}}
-    full = {**rest, 'network_g': {'type': 'RAMiT'}, 'datasets': {'test_1': section()}, **opt}
-    full['val'] = {'save_img': False, **opt['val']}
-    assert message in problems(full, training=False)
+    return {**rest, 'network_g': {'type': 'RAMiT'}, 'datasets': {'test_1': section()}, **opt}
 
 
 def write_test(folder: Path, protocol: str, sets: list[dict], **network: object) -> str:
@@ -148,3 +150,14 @@ def test_stock_model_refuses_a_protocol_it_would_ignore(tmp_path: Path) -> None:
     file = write_test(tmp_path, 'DR', [pair])
     result = call_basicsr('test', '-opt', file, '--force_yml', 'model_type=SRModel', cwd=tmp_path)
     assert 'val.protocol: SRModel does not read it; set model_type to RAMiTModel' in result.stderr
+
+
+@pytest.mark.parametrize('protocol', ['RGB', 'Y'])
+def test_neutral_protocols_score_anything_and_leave_the_border_of_a_scale_out(protocol: str) -> None:
+    for scale, border in [(1, 0), (2, 2), (4, 4)]:
+        settings = standard_metrics(protocol, scale)['psnr']
+        assert (settings['crop_border'], settings['test_y_channel']) == (border, protocol == 'Y')
+    assert task_of(protocol) is None
+    for kind in ('PairedRestorationDataset', 'GaussianDenoisingDataset'):
+        opt = full({'val': {'protocol': protocol}, 'datasets': {'test_1': section(kind)}})
+        assert 'protocol' not in problems(opt, training=False)

@@ -195,7 +195,7 @@ def test_scores_without_protocol_and_of_trainings_do_not_count(tmp_path: Path) -
     (['results', 'results'], 'was read from another file already'),
     (['results', '--tables', '9'], '--tables 9: no such table'),
     (['results', '--tables', '5a'], 'none of these scores are on a set'),
-    (['empty'], 'no scores with a protocol found'),
+    (['empty'], 'no scores found'),
 ])  # fmt: skip
 def test_mistakes_are_told(arguments: list[str], message: str, tmp_path: Path) -> None:
     write_scores(tmp_path / 'results', 'RAMiT_SRx2', {'Set5': 38.0})
@@ -280,3 +280,28 @@ def test_names_in_the_figure_do_not_cover_each_other() -> None:
     for panel in figure([2, 3, 4], []).axes:
         boxes = [text.get_window_extent() for text in panel.texts]
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_scores_without_a_place_in_the_papers_tables_are_listed_plainly(tmp_path: Path) -> None:
+    write_scores(tmp_path / 'results' / 'paper', 'RAMiT_SRx2', {'Set5': 38.0})
+    write_scores(
+        tmp_path / 'results' / 'own',
+        'RAMiT_SRx2',
+        {'garden': 31.5, 'Set5': 37.0},
+        name='mine',
+        protocol='RGB',
+        images=['1'],
+    )
+    result = call_basicsr('table', 'results', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    tables, _, plain = result.stdout.partition('experiment')
+    assert 'RAMiT_SRx2' in tables
+    assert 'mine' not in tables
+    rows = [line.split() for line in plain.splitlines()]
+    assert rows[0] == ['set', 'images', 'scale', 'compared', 'PSNR', 'SSIM']
+    assert [row[:2] + row[-2:] for row in rows[1:]] == [
+        ['mine', 'Set5', '37.00', '0.9000'],
+        ['mine', 'garden', '31.50', '0.9000'],
+    ]
+    result = call_basicsr('table', 'results/own', '--format', 'csv', cwd=tmp_path)
+    assert result.stdout.startswith('experiment,set,images,scale,compared,PSNR,SSIM\nmine,Set5,')

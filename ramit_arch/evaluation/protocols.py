@@ -22,7 +22,7 @@ class Protocol:
         task: in words.
         channel: Y (of YCbCr), RGB or gray.
         sets: the paper's test sets and their numbers of images.
-        crops_scale: whether a border of `scale` pixels is left out.
+        crops_scale: whether a border of `scale` pixels is left out in super-resolution.
         sigmas: levels of the noise that is added to clean images, in units of [0, 255]; empty where LQ images exist.
     """
 
@@ -34,7 +34,8 @@ class Protocol:
 
     def metrics(self, scale: int) -> dict[str, dict[str, Any]]:
         """BasicSR's metrics that compute it."""
-        settings = {'crop_border': scale if self.crops_scale else 0, 'test_y_channel': self.channel == 'Y'}
+        border = scale if self.crops_scale and scale > 1 else 0
+        settings = {'crop_border': border, 'test_y_channel': self.channel == 'Y'}
         return {name: {'type': f'calculate_{name}', **settings} for name in ('psnr', 'ssim')}
 
 
@@ -52,15 +53,27 @@ PROTOCOLS = {
     'LLE': Protocol('low-light enhancement', 'RGB', {'LOL': 15, 'VE-LOL-cap': 100}),
     'DR': Protocol('deraining', 'Y', {'Test100': 100, 'Rain100H': 100}),
 }
+NEUTRAL = {  # for what the paper does not restore: any images, scale and degradation
+    'RGB': Protocol('restoration of any kind', 'RGB', {}, crops_scale=True),
+    'Y': Protocol('restoration of any kind', 'Y', {}, crops_scale=True),
+}
+ALL = {**PROTOCOLS, **NEUTRAL}
+
+
+def task_of(protocol: Any) -> str | None:
+    """The paper's task that a protocol scores; None for a neutral one."""
+    return protocol if isinstance(protocol, str) and protocol in PROTOCOLS else None
 
 
 def standard_metrics(name: str | None, scale: int) -> dict[str, dict[str, Any]]:
     """The metrics of a protocol, or none."""
-    return PROTOCOLS[name].metrics(scale) if name in PROTOCOLS else {}
+    return ALL[name].metrics(scale) if name in ALL else {}
 
 
 def image_conflicts(name: str, section: RestorationOptions) -> Iterator[tuple[str, str]]:
     """Where a dataset's images are not those of a protocol: the key, and the rest of a sentence."""
+    if name in NEUTRAL:
+        return
     protocol = PROTOCOLS[name]
     needed = 'gray' if protocol.channel == 'gray' else 'rgb'
     if section.color != needed:
@@ -84,7 +97,7 @@ def describe(name: str | None, metrics: dict[str, Any], sigma: Any, multiple: in
     """
     return {
         'protocol': name,
-        'channel': PROTOCOLS[name].channel if name else None,
+        'channel': ALL[name].channel if name else None,
         'noise': None if sigma is None else {'sigma': sigma, 'seed': NOISE_SEED, 'clipped': False},
         'padding': None if multiple is None else f'symmetric, right and bottom, to multiples of {multiple}',
         'metrics': metrics,

@@ -23,7 +23,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.complexity import complexity
-from ramit_arch.evaluation.protocols import PROTOCOLS
+from ramit_arch.evaluation.protocols import NEUTRAL, PROTOCOLS
 from ramit_arch.evaluation.text import aligned, markdown
 
 AVERAGE = 'average'
@@ -121,8 +121,8 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
     """
     grouped: dict[tuple, Result] = {}
     for file, content in _score_files(paths):
-        if content.get('protocol') is None:
-            continue  # scored by metrics of its own: not comparable with anything
+        if content.get('protocol') in (None, *NEUTRAL):
+            continue  # scored by metrics of its own: not comparable with the paper
         try:
             _add(content, grouped)
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # written by hand or by another version
@@ -130,6 +130,28 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
         except UserError as error:
             raise UserError(f'{file}: {error}') from error
     return list(grouped.values())
+
+
+def other_scores(paths: Iterable[Path], shown: Iterable[Table]) -> list[list[str]]:
+    """A plain table of the scores that have no place in those shown: a row a set; empty if there are none."""
+    placed = {
+        (row.method, table.task, table.scale, table.sigma, name)
+        for table in shown for row in table.rows if row.kind == 'here' for name in row.scores
+    }  # fmt: skip
+    found, metrics = [], dict.fromkeys(('psnr', 'ssim'))
+    for _, content in _score_files(paths):
+        sigma = (content.get('noise') or {}).get('sigma')
+        name = content['dataset'].removesuffix(f'_sigma{sigma:g}' if sigma is not None else '')
+        if (content['name'], content.get('protocol'), content['scale'], sigma, name) not in placed:
+            found.append(content)
+            metrics.update(dict.fromkeys(content['mean']))
+    rows = [['experiment', 'set', 'images', 'scale', 'compared', *(metric.upper() for metric in metrics)]]
+    for content in found:
+        mean = content['mean']
+        values = [f'{mean[m]:.{2 if "psnr" in m else 4}f}' if m in mean else '' for m in metrics]
+        facts = [content['dataset'], str(len(content['images'])), f'x{content["scale"]}', content.get('channel') or '']
+        rows.append([content['name'], *facts, *values])
+    return rows if found else []
 
 
 def _add(content: dict[str, Any], grouped: dict[tuple, Result]) -> None:

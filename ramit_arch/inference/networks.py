@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ramit_arch import options
 from ramit_arch.errors import UserError, suggestion
-from ramit_arch.evaluation.protocols import PROTOCOLS
+from ramit_arch.evaluation.protocols import PROTOCOLS, task_of
 from ramit_arch.inference.checkpoints import load_weights, pick_weights, read_content
 from ramit_arch.inference.packaged import networks
 
@@ -165,7 +165,7 @@ def _of_experiment(file: Path) -> dict[str, Any] | None:
     return {
         'network_g': network_g,
         'scale': opt.get('scale', 1),
-        'task': val.get('protocol'),
+        'task': task_of(val.get('protocol')),
         'size_multiple': val.get('size_multiple', 1),
     }
 

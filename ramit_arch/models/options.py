@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, model_validator
 from ramit_arch.archs.arguments import LARGEST
 from ramit_arch.data.progression import ProgressiveTraining
 from ramit_arch.errors import suggestion
-from ramit_arch.evaluation.protocols import PROTOCOLS, standard_metrics
+from ramit_arch.evaluation.protocols import ALL, PROTOCOLS, standard_metrics
 from ramit_arch.options import basicsr
 from ramit_arch.options.section import (
     Conflict,
@@ -158,8 +158,9 @@ class Validation(ComputeOptions, basicsr.Validation):
 
     metrics: dict[str, Metric] | None = None  # type: ignore[assignment]
     """Registered metrics with their arguments, by the name they get in score files."""
-    protocol: Literal['SR', 'CDN', 'GDN', 'LLE', 'DR'] | None = None
-    """Metrics of a task as the paper computes them; `metrics` may add others."""
+    protocol: Literal['SR', 'CDN', 'GDN', 'LLE', 'DR', 'RGB', 'Y'] | None = None
+    """Metrics of a task as the paper computes them, or of RGB (or gray) or Y for anything else; `metrics` may add
+    others."""
     size_multiple: Count = 1
     """Pad images to multiples of this and crop the outputs; for networks that need it (SwinIR: its window size, 8)."""
 
@@ -221,8 +222,8 @@ class CommonFile(basicsr.OptionFile):
         val = self.val
         if val is None or val.protocol is None:
             return
-        protocol = PROTOCOLS[val.protocol]
-        if (self.scale > 1) != protocol.crops_scale:
+        protocol = ALL[val.protocol]
+        if val.protocol in PROTOCOLS and (self.scale > 1) != protocol.crops_scale:
             text = f'{val.protocol} is {protocol.task}, which does not go with scale {self.scale}'
             yield ('val', 'protocol'), text
         standard = standard_metrics(val.protocol, self.scale)
@@ -240,7 +241,7 @@ class TrainFile(CommonFile, basicsr.TrainFile):
 
     train: Training
     """The training."""
-    logger: Logging
+    logger: Logging = Logging()
     """Logging and checkpointing."""
 
     def conflicts(self) -> Iterator[Conflict]:

@@ -20,6 +20,7 @@ from ramit_arch.data.loaders import RunState
 from ramit_arch.data.progression import read_progression
 from ramit_arch.data.samplers import derive_seed
 from ramit_arch.errors import UserError
+from ramit_arch.evaluation.protocols import task_of
 from ramit_arch.inference.checkpoints import load_weights, read_weights, remove_old, write_checkpoint
 from ramit_arch.inference.networks import describe
 from ramit_arch.inference.restorer import check_output
@@ -249,7 +250,7 @@ class RAMiTModel(ScoringModel):
         }
         color = self.options.datasets['train'].get('color')
         opt, multiple = self.options, self.scoring.size_multiple
-        content['network'] = describe(opt.network_g, opt.scale, self.scoring.protocol, color, multiple)
+        content['network'] = describe(opt.network_g, opt.scale, task_of(self.scoring.protocol), color, multiple)
         name = 'latest' if current_iter == -1 else current_iter
         write_checkpoint(content, Path(self.opt['path']['models'], f'{net_label}_{name}.pth'))
 
