@@ -682,6 +682,7 @@ def test_check_prints_the_resolved_file_and_what_the_run_would_be(trained: Path,
     assert comments == [
         '# checked.yml: a training that can start.',
         '# 40 iterations, 80 images, 13.3 epochs of 6',
+        '#   40 iterations: batches of 2, learning rate 0.001',
         '# train: tiny, 3 images',
         '# val: tiny_val, 3 images',
         '# RAMiT: 37,693 parameters',

@@ -9,7 +9,8 @@ from helpers import problems, schedule_of, tiny_options
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramit_arch.models.schedule import Schedule
+from ramit_arch.models.options import Training
+from ramit_arch.models.schedule import Schedule, explain_rate
 
 SCRATCH = Schedule((4e-4,), (), (200_000, 300_000, 400_000, 425_000, 450_000, 475_000), 0.5, warmup=20_000)
 FINETUNING = Schedule((4e-4,), (), (50_000, 100_000), 0.5, warmup=20_000, warm_start=50_000)
@@ -79,3 +80,17 @@ def test_fractions_are_of_all_iterations_or_of_those_after_a_warm_start() -> Non
     assert (schedule.warmup, schedule.milestones) == (80, (400, 700))
     mixed = {**scheduler, 'milestones': [5, 0.875, 9e2]}
     assert schedule_of(options(total_iter=1000, scheduler=mixed)).milestones == (5, 875, 900)
+
+
+@pytest.mark.parametrize(
+    ('train', 'batch', 'text'),
+    [
+        ({}, 16, '0.0004'),
+        ({'lr_batch_size': 16}, 16, '0.0004'),
+        ({'lr_batch_size': 64}, 16, '0.0001 (train.optim_g.lr 0.0004 is for a batch of 64, see lr_batch_size)'),
+        ({'lr_batch_size': 64, 'lr_rule': 'inverse'}, 16, '0.0016 (train.optim_g.lr 0.0004 is for a batch of 64'),
+        ({'lr_batch_size': 64}, 4, '2.5e-05 (less than a fifth of it; train.optim_g.lr 0.0004 is for a batch of 64'),
+    ],
+)
+def test_rate_is_explained(train: dict, batch: int, text: str) -> None:
+    assert explain_rate(Training.model_validate(options(**train)['train']), batch).startswith(text)

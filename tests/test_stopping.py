@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
-from helpers import ROOT, make_model, run_basicsr, start_training, step, tiny_options, weights, write_options
+from helpers import (
+    ROOT,
+    call_basicsr,
+    make_model,
+    run_basicsr,
+    start_training,
+    step,
+    tiny_options,
+    weights,
+    write_options,
+)
 
 from ramit_arch import files, stopping
 from ramit_arch.data.loaders import RunState
@@ -85,6 +95,65 @@ def test_a_signal_lets_the_step_end_saves_it_and_leaves(
     straight = tmp_path / 'experiments' / 'whole' / 'models' / 'net_g_latest.pth'
     one, other = (torch.load(path, weights_only=True)['params'] for path in (resumed, straight))
     assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+BREAKS = """
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import nn
+
+@LOSS_REGISTRY.register()
+class Breaks(nn.Module):
+    calls = 0
+
+    def __init__(self, loss_weight=1.0, reduction='mean'):
+        super().__init__()
+
+    def forward(self, output, gt):
+        self.calls += 1
+        if self.calls == 4:
+            raise ZeroDivisionError('a loss that breaks')
+        return (output - gt).abs().mean()
+"""
+
+
+@pytest.mark.parametrize('model', ['RAMiTModel', 'SRModel'])
+def test_an_error_leaves_the_last_finished_iteration_to_continue_from(
+    model: str, pairs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / 'breaks.py').write_text(BREAKS)
+    opt = tiny_options(*pairs)
+    opt['model_type'] = model
+    opt['train'].update(total_iter=6, pixel_opt={'type': 'Breaks'})
+    write_options(tmp_path / 'train.yml', opt)
+    command = ['train', '-opt', 'train.yml', '--import', 'breaks.py']
+    result = run_basicsr(*command, cwd=tmp_path)
+    assert result.returncode == 1
+    assert 'Stopped by an error after iteration 3, which is saved; see --auto_resume.' in result.stderr
+    assert 'error: ZeroDivisionError: a loss that breaks' in result.stderr
+    assert (tmp_path / 'experiments' / 'tiny' / 'training_states' / '3.state').is_file()
+    result = run_basicsr(*command, '--auto_resume', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'iter: 3' in result.stderr
+
+
+def test_a_finished_run_continues_to_a_longer_end(pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    opt = tiny_options(*pairs)
+    opt['train']['total_iter'] = 3  # checkpoints are due after 2 and 4
+    write_options(tmp_path / 'train.yml', opt)
+    assert call_basicsr('train', '-opt', 'train.yml', cwd=tmp_path).returncode == 0
+    longer = ['--auto_resume', '--force_yml', 'train:total_iter=5']
+    result = call_basicsr('train', '-opt', 'train.yml', *longer, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = sorted(path.name for path in (tmp_path / 'experiments' / 'tiny' / 'training_states').iterdir())
+    assert names == ['2.state', '3.state', '4.state', '5.state']
+    whole = ['--force_yml', 'name=whole', 'train:total_iter=5']
+    assert call_basicsr('train', '-opt', 'train.yml', *whole, cwd=tmp_path).returncode == 0
+    one, other = (weights_of(tmp_path / 'experiments' / name) for name in ('tiny', 'whole'))
+    assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+def weights_of(experiment: Path) -> dict[str, torch.Tensor]:
+    return torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']
 
 
 def test_a_validation_that_was_cut_short_is_made_up_for(

@@ -13,6 +13,8 @@ from ramit_arch.data.progression import read_progression
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.data.samplers import ResumableBatchSampler
 from ramit_arch.errors import counted
+from ramit_arch.models.options import Training
+from ramit_arch.models.schedule import explain_rate
 from ramit_arch.options import dump
 
 
@@ -47,8 +49,13 @@ def _length(opt: dict[str, Any], args: argparse.Namespace, datasets: dict[str, R
     lines = [
         f'{progression.total:,} iterations, {drawn:,} images, {drawn / sampler.size:,.1f} epochs of {sampler.size:,}'
     ]
-    for stage in progression.stages if len(progression.stages) > 1 else ():
-        lines.append(f'  {stage.iterations:,} iterations: LQ patches of {stage.patch}, batches of {stage.batch}')
+    train = Training.model_validate(opt['train']) if opt['model_type'] == 'RAMiTModel' else None
+    several = len(progression.stages) > 1
+    for stage in progression.stages:
+        rate = f'learning rate {explain_rate(train, stage.batch)}' if train else ''
+        what = f'LQ patches of {stage.patch}, ' if several else ''
+        text = f'{stage.iterations:,} iterations: {what}batches of {stage.batch}{", " if rate else ""}{rate}'
+        lines += [f'  {text}'] if several or rate else []
     return lines
 
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import basicsr.train
@@ -28,28 +29,59 @@ def run(args: argparse.Namespace) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let BasicSR's loop stop any model on a signal; RAMiTModel does so itself, also in the middle of a validation."""
+    """Let BasicSR's loop save the last finished iteration of any model on an error, and stop on a signal.
+
+    RAMiTModel stops by itself, also in the middle of a validation.
+    """
     create_loaders, build_model = basicsr.train.create_train_val_dataloader, basicsr.train.build_model
-    samplers = []
+    samplers: list[Any] = []
+    models: list[BaseModel] = []
 
     def create_loaders_and_note(opt: dict[str, Any], logger: Any) -> tuple:
         loaders = create_loaders(opt, logger)
         samplers.append(loaders[1])
         return loaders
 
-    def build_stoppable_model(opt: dict[str, Any]) -> BaseModel:
+    def build_and_note(opt: dict[str, Any]) -> BaseModel:
         model = build_model(opt)
+        models.append(model)
+        model.finished = 0
+        model.optimize_parameters = partial(_finish, model.optimize_parameters, model)
         if not isinstance(model, RAMiTModel):
             group = torch.distributed.new_group(backend='gloo') if opt['dist'] else None
             model.update_learning_rate = partial(_leave_or, model.update_learning_rate, model, samplers[0], group)
         return model
 
     basicsr.train.create_train_val_dataloader = create_loaders_and_note
-    basicsr.train.build_model = build_stoppable_model
+    basicsr.train.build_model = build_and_note
     try:
         yield
+    except Exception:
+        if models:
+            _save_after_error(models[0], samplers[0])
+        raise
     finally:
         basicsr.train.create_train_val_dataloader, basicsr.train.build_model = create_loaders, build_model
+
+
+def _finish(optimize: Callable[[int], None], model: BaseModel, current_iter: int) -> None:
+    """`optimize_parameters`, noting that the iteration is finished."""
+    optimize(current_iter)
+    model.finished = current_iter
+
+
+def _save_after_error(model: BaseModel, sampler: Any) -> None:
+    """Save the last finished iteration, unless it is saved, its loss was not finite, or other processes would wait."""
+    done = model.finished
+    if not done or model.opt['dist'] or getattr(model, 'failed_at', 0):
+        return
+    if not Path(model.opt['path']['training_states'], f'{done}.state').is_file():
+        try:
+            model.save(sampler.epoch or 0, done)
+        except Exception as error:  # a full disk, whose error is reported already
+            get_root_logger().error(f'Iteration {done:,} cannot be saved: {error}')
+            return
+    get_root_logger().error(f'Stopped by an error after iteration {done:,}, which is saved; see --auto_resume.')
 
 
 def _leave_or(

@@ -25,7 +25,7 @@ from ramit_arch.inference.checkpoints import load_weights, read_weights, remove_
 from ramit_arch.inference.networks import describe
 from ramit_arch.inference.restorer import check_output
 from ramit_arch.models.compute import check_checkpointing, read_compute
-from ramit_arch.models.schedule import make_schedule
+from ramit_arch.models.schedule import explain_rate, make_schedule
 from ramit_arch.models.scoring_model import ScoringModel
 from ramit_arch.options import without_nulls
 
@@ -133,11 +133,11 @@ class RAMiTModel(ScoringModel):
         if number == self.stage:
             return
         self.stage = number
-        stage, rate = self.progression.stages[number], self.schedule.rates[number]
+        stage = self.progression.stages[number]
         patches = f'LQ patches of {stage.patch}, ' if stage.patch else ''
         get_root_logger().info(
             f'Iteration {iteration:,}: stage {number + 1} of {len(self.progression.stages)}: {patches}batches of '
-            f'{stage.batch} in total, full learning rate {rate:.3e}.'
+            f'{stage.batch} in total, full learning rate {explain_rate(self.training, stage.batch)}.'
         )
 
     def _enter_phase(self, iteration: int) -> None:
@@ -222,10 +222,15 @@ class RAMiTModel(ScoringModel):
     def save(self, epoch: int, current_iter: int) -> None:
         """Save the network, then the training state; `current_iter` -1 is the final network.
 
+        Its state is saved too, so that a longer `total_iter` continues.
+
         Raises:
             UserError: a loss was not finite, or the disk is full; earlier files are as they were.
         """
         self._stop_unless_finite()
+        if current_iter == -1 and self.saved['iter'] != self.training.total_iter:
+            run: RunState | None = self.opt.get('run_state')
+            self._write((run.sampler.epoch or 0) if run else 0, self.training.total_iter)
         self._write(epoch, current_iter)
 
     def _write(self, epoch: int, current_iter: int) -> None:

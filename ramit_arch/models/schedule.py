@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ramit_arch.data.progression import Progression
 from ramit_arch.models.options import Training
 
+CUT = 0.2  # of the rate that is given: less is worth a word
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -58,6 +60,16 @@ def make_schedule(train: Training, progression: Progression) -> Schedule:
         warmup=max(0, int(train.warmup_iter)),
         warm_start=train.warm_start.iter if train.warm_start else 0,
     )
+
+
+def explain_rate(train: Training, batch: int) -> str:
+    """The full learning rate at a total batch, and why: `2.5e-05 (train.optim_g.lr 0.0004 is for a batch of 64)`."""
+    lr, meant = train.optim_g.lr, train.lr_batch_size
+    if meant in (None, batch):
+        return f'{lr:.3g}'
+    why = f'train.optim_g.lr {lr:g} is for a batch of {meant}, see lr_batch_size'
+    cut = 'less than a fifth of it; ' if _scale(train, batch) < CUT else ''
+    return f'{lr * _scale(train, batch):.3g} ({cut}{why})'
 
 
 def _scale(train: Training, batch: int) -> float:
