@@ -34,6 +34,9 @@ if multiprocessing.current_process().name != 'MainProcess':
     importlib.import_module('ramit_arch.cli.user_code').load_inherited()
 
 EXAMPLES = {
+    'init': 'basicsr init sr --data photographs --hours 2\n'
+    '  basicsr init denoise --data photographs --sigma 25 --name at25\n'
+    '  basicsr init pairs --data clean --lq noisy --name camera',
     'train': 'basicsr train -opt options/train_RAMiT_SRx2.yml\n'
     '  basicsr train -opt options/train_RAMiT_SRx2.yml --auto_resume\n'
     '  basicsr train -opt options/train_RAMiT_SRx2.yml --force_yml train:ema_decay=0.999 name=with_ema\n'
@@ -103,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=_versions())
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
 
+    _add_init(verbs)
     train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
     test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
     compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
@@ -202,6 +206,45 @@ def _add_restore(verbs: argparse._SubParsersAction) -> None:
     restore.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster, a little less exact')
     restore.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
     restore.add_argument('--threads', type=_positive, metavar='N', help='CPU threads (default: all cores)')
+
+
+def _add_init(verbs: argparse._SubParsersAction) -> None:
+    init = _add_verb(verbs, 'init', 'from your own pictures to an option file: look, hold out, prepare, time')
+    init.add_argument(
+        'kind', choices=['sr', 'denoise', 'pairs'], help='super-resolution, Gaussian noise, or your pairs'
+    )
+    init.add_argument('--data', required=True, metavar='DIR', help='pictures; of pairs the ground truth')
+    init.add_argument('--lq', metavar='DIR', help='pairs: the LQ images, of the same names')
+    init.add_argument('--scale', type=int, choices=[2, 3, 4], help='factor (default: 2 for sr, none for pairs)')
+    init.add_argument('--sigma', type=_sigma, nargs='+', metavar='N', help='denoise: level, or range (default: 0 50)')
+    init.add_argument('--gray', action='store_true', help='gray instead of RGB')
+    init.add_argument('--hours', type=_hours, default=2.0, metavar='N', help='length of the training (default: 2)')
+    init.add_argument('--network', choices=['tiny', 'slim', 'full'], help='default: tiny on a CPU, slim on a GPU')
+    init.add_argument('--name', type=_name, default='mine', metavar='NAME', help='of option file and experiment')
+
+
+def _sigma(text: str) -> float:
+    try:
+        if 0 <= float(text) <= 255:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f'{text} is not a number from 0 to 255')
+
+
+def _hours(text: str) -> float:
+    try:
+        if 0 < float(text) <= 10000:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f'{text} is not a number of hours above 0')
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r'[\w.-]+', text) or text.startswith(('.', '-')):
+        raise argparse.ArgumentTypeError(f'{text} is not a name of letters, digits, - and _')
+    return text
 
 
 def _add_option_file(verb: argparse.ArgumentParser, text: str, required: bool) -> None:

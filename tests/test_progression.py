@@ -155,7 +155,8 @@ def test_log_says_when_a_stage_begins_and_resuming_anywhere_gives_the_same_weigh
     begins = [line for line in result.stderr.splitlines() if ': stage ' in line]
     assert len(begins) == 3
     assert (
-        'Iteration 4: stage 2 of 3: LQ patches of 12, batches of 2 in total, full learning rate 0.0005 (train' in begins[1]
+        'Iteration 4: stage 2 of 3: LQ patches of 12, batches of 2 in total, full learning rate 0.0005 (train'
+        in begins[1]
     )
     experiment = files / 'experiments' / 'tiny'
     final = torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']

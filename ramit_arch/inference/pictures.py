@@ -33,7 +33,7 @@ FLOAT_RANGE = (-0.5, 1.5)  # accepted around [0, 1], for the overshoot of resamp
 
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _TIFF_SIGNATURES = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
-_ORIENTATION, _ICC, _EXIF = 274, 34675, {271, 34665, 34853}  # tags; the last ones: camera, EXIF, GPS
+ORIENTATION, _ICC, _EXIF = 274, 34675, {271, 34665, 34853}  # tags; the last ones: camera, EXIF, GPS
 _UNKNOWN, _PREMULTIPLIED, _STRAIGHT = 0, 1, 2  # TIFF's ExtraSamples
 _MODES = {'1': '1-bit', 'P': 'palette', 'L': 'gray', 'LA': 'gray with alpha', 'RGBA': 'RGB with alpha'}
 _TOO_LARGE = f'refused, its header declares more than {MAX_PIXELS:,} pixels; cut it into parts'
@@ -139,14 +139,15 @@ def _decode(data: bytes) -> Picture:
                 image.info['transparency'] = min(255, image.info['transparency'] * (255 // (2 ** data[24] - 1)))
             samples = _pillow_samples(image, icc, notes)
             icc = None if image.mode in ('CMYK', 'LAB') else icc
-        tags = _exif_tags(image)
+        tags = exif_tags(image)
         _note_dropped(notes, frames, tags)
         # Pillow has turned a TIFF already, and removed the tag.
-        samples = _orient(samples, tags.get(_ORIENTATION, 1))
+        samples = orient(samples, tags.get(ORIENTATION, 1))
         return _picture(samples, icc, image.info.get('dpi'), notes, image.format or '')
 
 
-def _exif_tags(image: Image.Image) -> dict[int, Any]:
+def exif_tags(image: Image.Image) -> dict[int, Any]:
+    """The EXIF tags by number; none if they are damaged."""
     try:
         return dict(image.getexif())
     except Exception:  # damaged; whatever the parser raises
@@ -252,7 +253,7 @@ def _decode_deep_tiff(data: bytes, page: Any, frames: int) -> Picture:
     samples, orientation = _tiff_samples(data, page)
     samples = _known_channels(_known_dtype(samples, page, notes), page, notes)
     _note_dropped(notes, frames, page.tags.keys())
-    return _picture(_orient(samples, orientation), page.tags.valueof(_ICC), None, notes, 'TIFF')
+    return _picture(orient(samples, orientation), page.tags.valueof(_ICC), None, notes, 'TIFF')
 
 
 def _tiff_samples(data: bytes, page: Any) -> tuple[np.ndarray, int]:
@@ -260,7 +261,7 @@ def _tiff_samples(data: bytes, page: Any) -> tuple[np.ndarray, int]:
     channels = page.samplesperpixel
     planar = channels > 1 and page.planarconfig == 2
     if page.compression in (1, 8, 32946) and page.predictor != 3:  # none and deflate, no float predictor
-        samples, orientation = page.asarray(), page.tags.valueof(_ORIENTATION, 1)
+        samples, orientation = page.asarray(), page.tags.valueof(ORIENTATION, 1)
         samples = np.moveaxis(samples, 0, -1) if planar else samples
     elif planar or channels == 2:
         raise UserError(f'{page.compression.name} compression is not supported for these TIFF channels; use deflate')
@@ -297,7 +298,7 @@ def _known_channels(samples: np.ndarray, page: Any, notes: list[str]) -> np.ndar
     return samples
 
 
-def _orient(samples: np.ndarray, orientation: int) -> np.ndarray:
+def orient(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Turn stored pixels upright by an EXIF orientation of 1 to 8; other values are ignored."""
     if orientation in (5, 6, 7, 8):
         samples = samples.swapaxes(0, 1)

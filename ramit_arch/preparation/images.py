@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ramit_arch.data.pixels import decode
 from ramit_arch.errors import UserError
+from ramit_arch.inference.pictures import ORIENTATION, exif_tags, orient
 
 PNG, JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
 _KINDS = {0: 'gray', 2: 'colour', 3: 'palette', 4: 'gray with alpha', 6: 'colour with alpha'}  # PNG's colour types
@@ -56,7 +57,10 @@ def read_header(path: Path) -> Header:
                     raise UserError(f'{path}: 32 bits a value; make it 8-bit gray or RGB')
                 channels = _BANDS.get(mode, 3)
                 unusual = None if mode in _BANDS else f'{image.format} of Pillow mode {mode}'
-                return Header(image.height, image.width, channels, False, unusual)
+                height, width = image.height, image.width
+                if exif_tags(image).get(ORIENTATION) in (5, 6, 7, 8):
+                    height, width = width, height
+                return Header(height, width, channels, False, unusual)
     except UnidentifiedImageError as error:
         raise UserError(f'{path}: not an image that can be read; unpack or copy it again') from error
     except Image.DecompressionBombError as error:
@@ -122,8 +126,12 @@ def _pillow_problem(data: bytes) -> str | None:
 
 
 def read_pixels(data: bytes, where: str) -> np.ndarray:
-    """Decode to (H, W, 1 or 3) uint8 in BGR order or gray; 16 bits are rounded to 8, and alpha is dropped."""
+    """Decode to (H, W, 1 or 3) uint8 in BGR order or gray, upright as EXIF says; 16 bits are rounded to 8, and alpha is
+    dropped."""
     image = decode(data, where)
+    if not data.startswith(PNG):
+        with Image.open(io.BytesIO(data)) as opened:
+            image = np.ascontiguousarray(orient(image, exif_tags(opened).get(ORIENTATION, 1)))
     if image.dtype == np.uint16:
         return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return image

@@ -8,8 +8,8 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import chain, product
 from pathlib import Path
 
 from ramit_arch.errors import UserError, counted
@@ -49,6 +49,7 @@ class Options:
     cut: Cut | None = None
     convert: bool = False
     any_count: bool = False
+    skip: bool = False  # images that cannot be used, after naming them, instead of refusing the set
     workers: int = 1
 
 
@@ -195,6 +196,11 @@ def plan_own(hq: Path, lq: Path | None, target: Path, options: Options) -> list[
         ]  # fmt: skip
     entries, problems = _entries(part, [(source, hq, lq)], options)
     one = Plan(part, entries, stores, options.cut)
+    if options.skip:
+        misfits = {entry.key: list(_misfits(replace(one, entries=[entry]))) for entry in entries}
+        for problem in [*problems, *chain(*misfits.values())]:
+            print(f'skipping {problem}')
+        return [replace(one, entries=[entry for entry in entries if not misfits[entry.key]])]
     problems = problems or list(_misfits(one))
     return [one] if not problems else _refuse('own', problems)
 
@@ -305,11 +311,13 @@ def _entries(
             for key, file in hq.values()
             if not key.isascii() or '.' in key
         ]
-    if problems:
+    if problems and not options.skip:
         return [], problems
-    return [
-        Entry(name, images[file], images[lq[key][1]] if part.lq else None) for key, (name, file) in sorted(hq.items())
-    ], []
+    entries = [
+        Entry(name, images[file], images.get(lq[key][1]) if key in lq else None)
+        for key, (name, file) in sorted(hq.items()) if file in images
+    ]  # fmt: skip
+    return [entry for entry in entries if entry.lq is not None or part.lq is None], problems
 
 
 def _named(files: list[tuple[str, Path]]) -> tuple[dict[str, tuple[str, Path]], list[str]]:

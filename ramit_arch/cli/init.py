@@ -1,0 +1,269 @@
+"""`basicsr init`"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+import torch.nn.functional as F
+from basicsr.archs import build_network
+
+from ramit_arch import options
+from ramit_arch.cli import checks
+from ramit_arch.errors import UserError, counted
+from ramit_arch.inference.compute import Compute
+from ramit_arch.options import packaged
+from ramit_arch.preparation.image_statistics import statistics as image_statistics
+from ramit_arch.preparation.plan import Entry, Options, Plan, plan_own, report
+from ramit_arch.preparation.prepare import build
+from ramit_arch.preparation.workers import cores
+
+HELD_OUT = 0.1  # of the images
+MOST_HELD_OUT = 20
+NETWORKS = {'tiny': 'train_RAMiT-tiny_SRx2', 'slim': 'train_RAMiT-slimSR_SRx2', 'full': 'train_RAMiT_SRx2'}
+SIZES = {'cpu': (16, 32), 'cuda': (32, 64)}  # batch and LQ patch
+EPOCH = 1000  # iterations, about
+WARM_UP, MEASURED = 3, 7  # steps
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained.
+
+    Attributes:
+        title: in words.
+        scale: factor of super-resolution, or 1.
+        color: rgb or gray.
+        protocol: by which it is scored.
+        sigma: levels of the noise that is added, or none.
+    """
+
+    title: str
+    scale: int
+    color: str
+    protocol: str
+    sigma: float | list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Length:
+    """How a training fills its time: images and LQ patch of an iteration, iterations, and seconds of one."""
+
+    batch: int
+    patch: int
+    iterations: int
+    seconds: float
+    device: torch.device
+
+
+def run(args: argparse.Namespace) -> None:
+    """Look at pictures, hold some out, prepare stores, choose and time a network, and write an option file.
+
+    Raises:
+        UserError: the pictures cannot be used, or something is where it would write.
+    """
+    file, target = Path(f'{args.name}.yml'), Path('datasets', args.name)
+    if file.exists():
+        raise UserError(f'{file} exists; remove it, or choose another --name')
+    if (args.lq is None) == (args.kind == 'pairs'):
+        raise UserError('--lq DIR is missing: the LQ images' if args.lq is None else '--lq is for init pairs')
+    cv2.setNumThreads(1)  # the workers are threads
+    found = look(args, target)
+    task = _task(args, found.entries)
+    training, held_out = split(found.entries)
+    plans = _plans(found, training, held_out, target)
+    report(plans, target)
+    for plan in plans:
+        build(plan, cores())
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    network = args.network or ('tiny' if device.type == 'cpu' else 'slim')
+    network_g = _network(network, task, plans[0])
+    length = _length(network_g, task.scale, training, args.hours, device)
+    opt = make_options(args.name, task, plans, network_g, length)
+    head = (
+        f'{task.title}, on {args.data}\n'
+        f'  basicsr check {file}\n'
+        f'  basicsr train {file}  # --auto_resume continues\n'
+        f'  basicsr test -m experiments/{args.name}  # scores what was held out'
+    )
+    comments = {
+        'num_gpu': 'every GPU there is; 0 is the CPU',
+        'val': f'{counted(len(held_out), "image")} that training does not see',
+        'total_iter': f'{args.hours:g} hours at {length.seconds:.2f} s; warm-up and milestones are fractions of it',
+        'protocol': 'SR: Y of YCbCr; CDN and RGB: RGB, or gray; GDN: gray',
+    }
+    text = commented(opt, head, comments)
+    file.write_text(text, encoding='utf-8')
+    options.fill_in(opt)
+    checks.check(
+        opt, argparse.Namespace(opt=str(file), force_yml=[], launcher='none', auto_resume=False, debug=False), True
+    )
+    print(f'{network}: {length.iterations:,} iterations at {length.seconds:.2f} s, about {args.hours:g} hours here')
+    print(f'wrote {file} and {target}\nnext: basicsr train {file}')
+
+
+def look(args: argparse.Namespace, target: Path) -> Plan:
+    """Every picture that can be used, and what they are.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    lq = Path(args.lq).expanduser() if args.lq else None
+    scale = args.scale or (2 if args.kind == 'sr' else 1)
+    scales = (scale,) if scale > 1 else None
+    chosen = Options(scales, ('png',), convert=True, any_count=True, skip=True, workers=cores())
+    [found] = plan_own(Path(args.data).expanduser(), lq, target, chosen)
+    if len(found.entries) < 2:
+        hint = '' if args.kind != 'pairs' or args.scale else '; of pairs at another scale than 1, give --scale'
+        raise UserError(f'{args.data}: {counted(len(found.entries), "image")} can be used, but 2 are needed{hint}')
+    headers = [entry.hq.header for entry in found.entries]
+    areas = sorted(headers, key=lambda header: header.height * header.width)
+    least, most = areas[0], areas[-1]
+    megapixels = sum(header.height * header.width for header in headers) / 1e6
+    gray = sum(header.channels == 1 for header in headers)
+    print(
+        f'{args.data}: {counted(len(headers), "image")}, {megapixels:.1f} megapixels, {least.width}x{least.height} to '
+        f'{most.width}x{most.height}' + (f', {gray} gray' if gray else '')
+    )
+    return found
+
+
+def _task(args: argparse.Namespace, entries: Sequence[Entry]) -> Task:
+    gray = args.gray or all(entry.hq.header.channels == 1 for entry in entries)
+    color = 'gray' if gray else 'rgb'
+    if args.kind == 'sr':
+        scale = args.scale or 2
+        return Task(f'super-resolution x{scale}', scale, color, 'RGB' if gray else 'SR')
+    if args.kind == 'pairs':
+        scale = args.scale or 1
+        return Task(f'pairs at x{scale}' if scale > 1 else 'pairs', scale, color, 'RGB')
+    sigma = args.sigma or [0.0, 50.0]
+    level = sigma[0] if len(sigma) == 1 else sigma
+    title = (
+        f'denoising at sigma {sigma[0]:g}' if len(sigma) == 1 else f'denoising at sigma {sigma[0]:g} to {sigma[1]:g}'
+    )
+    return Task(title, 1, color, 'GDN' if gray else 'CDN', level)
+
+
+def split(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Images to train on, and a tenth of them, spread evenly over the names, to hold out."""
+    count = min(max(round(len(entries) * HELD_OUT), 1), MOST_HELD_OUT)
+    chosen = {round((i + 0.5) * len(entries) / count - 0.5) for i in range(count)}
+    parts: tuple[list[Entry], list[Entry]] = ([], [])
+    for i, entry in enumerate(entries):
+        parts[i in chosen].append(entry)
+    return parts
+
+
+def _plans(found: Plan, training: list[Entry], held_out: list[Entry], target: Path) -> list[Plan]:
+    """A raw store to train on, and files of what is held out."""
+    raw = [replace(store, target=target / 'train' / f'{store.target.name}.raw', format='raw') for store in found.stores]
+    png = [replace(store, target=target / 'test' / store.target.name) for store in found.stores]
+    return [replace(found, entries=training, stores=raw), replace(found, entries=held_out, stores=png)]
+
+
+def _network(name: str, task: Task, training: Plan) -> dict[str, Any]:
+    """The network of a packaged option file, for a task and with the statistics of its training images."""
+    network = dict(options.load(packaged.find(NETWORKS[name]))['network_g'])
+    found = image_statistics([training.stores[-1].target], task.color, cores())  # LQ, where there are such images
+    mean, std = ([round(float(value), 4) for value in values] for values in (found.pixel_mean, found.pixel_std))
+    network |= {'upscale': task.scale, 'img_mean': mean, 'img_std': [max(value, 0.01) for value in std]}
+    if task.color == 'gray':
+        network['in_chans'] = 1
+    if task.sigma is not None:
+        network['reciprocal_helper'] = False  # Tab. B
+    return network
+
+
+def _length(network_g: dict[str, Any], scale: int, training: list[Entry], hours: float, device: torch.device) -> Length:
+    """Batch and patch for a device and the smallest image, and the iterations that fill the time."""
+    batch, patch = SIZES[device.type]
+    smallest = min(min(entry.hq.header.height, entry.hq.header.width) for entry in training) // scale
+    patch = min(patch, smallest)
+    seconds = seconds_per_step(network_g, batch, patch, scale, device)
+    return Length(batch, patch, max(int(float(f'{hours * 3600 / seconds:.2g}')), 100), seconds, device)
+
+
+def seconds_per_step(network_g: dict[str, Any], batch: int, patch: int, scale: int, device: torch.device) -> float:
+    """Median of some training steps, computed as the option file will have it."""
+    network = build_network(dict(network_g)).to(device)
+    call = Compute(device, bf16=True, compile=device.type == 'cpu').network(network)
+    channels = network_g.get('in_chans', 3)
+    lq = torch.rand(batch, channels, patch, patch, device=device)
+    gt = torch.rand(batch, channels, patch * scale, patch * scale, device=device)
+    optimiser = torch.optim.Adam(network.parameters())
+    seconds = []
+    for _ in range(WARM_UP + MEASURED):
+        start = time.perf_counter()
+        optimiser.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16):
+            output = call(lq)
+        F.l1_loss(output.float(), gt).backward()
+        optimiser.step()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[WARM_UP:])
+
+
+def make_options(
+    name: str, task: Task, plans: Sequence[Plan], network_g: dict[str, Any], length: Length
+) -> dict[str, Any]:
+    """The training, as an option file holds it."""
+    training, held_out = (_roots(plan, task) for plan in plans)
+    kind = 'PairedRestorationDataset' if task.sigma is None else 'GaussianDenoisingDataset'
+    color = {'color': 'gray'} if task.color == 'gray' else {}
+    noise = {} if task.sigma is None else {'sigma': task.sigma}
+    level = 25.0 if isinstance(task.sigma, list) else task.sigma
+    train = {
+        'name': name, 'type': kind, **training, **noise, **color, 'io_backend': {'type': 'raw'},
+        'repeat': max(round(EPOCH * length.batch / len(plans[0].entries)), 1), 'lq_patch_size': length.patch,
+        'batch_size_per_gpu': length.batch, 'use_hflip': True, 'use_rot': True,
+        'num_worker_per_gpu': min(max(cores() // 2, 1), 8), 'persistent_workers': True,
+    }  # fmt: skip
+    val = {
+        'name': f'{name}_held_out' + ('' if level is None else f'_sigma{level:g}'), 'type': kind, **held_out, **color,
+        **({} if level is None else {'sigma': level}), 'io_backend': {'type': 'disk'},
+        **({'filename_tmpl': f'{{}}x{task.scale}'} if task.scale > 1 else {}),
+    }  # fmt: skip
+    compiled = {'compile': True} if length.device.type == 'cpu' else {}
+    rarely = max(length.iterations // 20, 1)
+    return {
+        'name': name, 'model_type': 'RAMiTModel', 'scale': task.scale, 'num_gpu': 'auto', 'manual_seed': 0,
+        'datasets': {'train': train, 'val': val},
+        'network_g': network_g,
+        'path': {},
+        'train': {
+            'total_iter': length.iterations, 'warmup_iter': 0.01, 'bf16': True, **compiled,
+            'optim_g': {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.99]}, 'grad_clip_norm': 1.0,
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [0.4, 0.6, 0.75, 0.875, 0.95], 'gamma': 0.5},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
+        'val': {'val_freq': rarely, **compiled, 'protocol': task.protocol},
+        'logger': {
+            'print_freq': max(min(length.iterations // 200, 100), 1), 'save_checkpoint_freq': rarely,
+            'keep_checkpoints': 3,
+        },
+    }  # fmt: skip
+
+
+def _roots(plan: Plan, task: Task) -> dict[str, str]:
+    stores = {'dataroot_gt' if store.kind == 'hq' else 'dataroot_lq': str(store.target) for store in plan.stores}
+    return stores if task.sigma is None else {'dataroot_gt': stores['dataroot_gt']}
+
+
+def commented(opt: dict[str, Any], head: str, comments: dict[str, str]) -> str:
+    """YAML with comments: at the head, and behind the first line of each key."""
+    lines = [f'# {line}' for line in head.splitlines()]
+    for line in options.dump(opt).splitlines():
+        key = line.strip().partition(':')[0]
+        lines += [''] if key in ('datasets', 'network_g', 'path', 'train', 'val', 'logger') and line[0] != ' ' else []
+        lines.append(f'{line}  # {comments.pop(key)}' if key in comments else line)
+    return '\n'.join(lines) + '\n'
