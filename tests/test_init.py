@@ -11,7 +11,9 @@ import yaml
 from helpers import call_basicsr, photograph
 from PIL import Image
 
+from ramit_arch import PairedRestorationDataset
 from ramit_arch.cli import init
+from ramit_arch.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,23 @@ def test_pairs_become_a_training_and_what_does_not_fit_is_named(tmp_path: Path) 
     opt = yaml.safe_load((tmp_path / 'mine.yml').read_text())
     assert (opt['scale'], opt['val']['protocol']) == (1, 'RGB')
     assert call_basicsr('check', 'mine.yml', cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(('name', 'rule'), [('{}_iso6400', 'iso100 -> iso6400'), ('noisy_{}_iso100', 'noisy_NAME')])
+def test_pairs_are_found_by_what_their_names_differ_in(name: str, rule: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path / 'clean')
+    write_pictures(tmp_path / 'noisy')
+    for i in range(6):
+        (tmp_path / 'clean' / f'{i}.png').rename(tmp_path / 'clean' / f'DSC{i}_iso100.png')
+        (tmp_path / 'noisy' / f'{i}.png').rename(tmp_path / 'noisy' / f'{name.format(f"DSC{i}")}.png')
+    section = {'name': 'a', 'type': 'PairedRestorationDataset', 'phase': 'val', 'scale': 1}
+    roots = {'dataroot_gt': str(tmp_path / 'clean'), 'dataroot_lq': str(tmp_path / 'noisy')}
+    with pytest.raises(UserError, match=r"filename_tmpl: 'noisy_\{\}' would|all names differ by iso100 -> iso6400"):
+        PairedRestorationDataset({**section, **roots})
+    result = call_basicsr('init', 'pairs', '--data', 'clean', '--lq', 'noisy', '--hours', '0.001', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f'pairs by their names: {rule}' in result.stdout
+    assert 'clean: 6 images' in result.stdout
 
 
 @pytest.mark.parametrize(('sigma', 'trained', 'scored'), [((), [0, 50], 25), (('15',), 15, 15)])

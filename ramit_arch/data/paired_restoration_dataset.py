@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -12,6 +12,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import Field
 from torch import Tensor
 
+from ramit_arch.data.pairs import find_renaming
 from ramit_arch.data.pixels import convert_color, crop_pair, to_tensor
 from ramit_arch.data.restoration_dataset import RestorationDataset, RestorationOptions, RootOptions
 from ramit_arch.data.stores import LmdbStore, Store
@@ -74,7 +75,7 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         if lonely:
             raise UserError(
                 f'{self.where}: {len(lonely)} images of {lq_store.root} and {gt_store.root} have no partner, first '
-                f'{", ".join(lonely[:3])}; check the roots and filename_tmpl'
+                f'{", ".join(lonely[:3])}; {_advice(names, have)}'
             )
         return [Pair(lq_store, gt_store, lq, gt) for gt, lq in wanted.items()]
 
@@ -112,3 +113,13 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         if self.patch and min(lq) < self.patch:
             return f'LQ is {lq[1]}x{lq[0]}, smaller than the patch of {self.patch}'
         return None
+
+
+def _advice(gt: Iterable[str], lq: Iterable[str]) -> str:
+    """What to do about images without partners."""
+    renaming = find_renaming(gt, lq)
+    if renaming is None:
+        return 'check the roots and filename_tmpl'
+    if renaming.template is not None:
+        return f"filename_tmpl: '{renaming.template}' would match them all"
+    return f'all names differ by {renaming.text}: basicsr prepare own --from GT --lq LQ makes pairs of them'

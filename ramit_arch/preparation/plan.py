@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 
+from ramit_arch.data.pairs import find_renaming
 from ramit_arch.errors import UserError, counted
 from ramit_arch.evaluation.text import aligned
 from ramit_arch.preparation.catalogue import DataSet, Part, Source, image_files, locate
@@ -287,6 +288,10 @@ def _entries(
         [(source.key(file, True), file) for source, _, folder in folders if folder for file in image_files(folder)]
     )
     problems += more
+    renaming = find_renaming(hq, lq) if part.lq is not None and hq.keys() != lq.keys() else None
+    if renaming is not None:
+        print(f'pairs by their names: {renaming.text}')
+        lq = {name: lq[other] for name, other in renaming.names.items()}
     if not hq:
         problems.append(f'{where}: no images')
     elif part.count not in (None, len(hq)) and not options.any_count:
