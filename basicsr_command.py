@@ -160,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--repeats', type=_positive, default=3, metavar='N', help='timed runs per network (default: 3)'
     )
     complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
+    check.add_argument('--decode', action='store_true', help='also decode every image once')
     check.set_defaults(launcher='none', auto_resume=False, debug=False)
     for verb in (train, test, compare, options, check, complexity):
         verb.add_argument(

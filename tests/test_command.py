@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -667,8 +668,9 @@ def test_wrong_base_is_named(text: str, message: str, tmp_path: Path) -> None:
 
 def check(opt: dict, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     write_options(folder / 'checked.yml', opt)
+    before = sorted(folder.iterdir())
     result = call_basicsr('check', '-opt', 'checked.yml', *more, cwd=folder)
-    assert sorted(path.name for path in folder.iterdir()) == ['checked.yml']
+    assert sorted(folder.iterdir()) == before
     return result
 
 
@@ -679,6 +681,7 @@ def test_check_prints_the_resolved_file_and_what_the_run_would_be(trained: Path,
     opt['train']['total_iter'] = 40
     assert yaml.safe_load(result.stdout) == opt
     comments = [line for line in result.stdout.splitlines() if line.startswith('# ')]
+    assert comments.pop().startswith('# checkpoints and states: 21 of ')
     assert comments == [
         '# checked.yml: a training that can start.',
         '# 40 iterations, 80 images, 13.3 epochs of 6',
@@ -687,6 +690,33 @@ def test_check_prints_the_resolved_file_and_what_the_run_would_be(trained: Path,
         '# val: tiny_val, 3 images',
         '# RAMiT: 37,693 parameters',
     ]
+
+
+def test_check_forecasts_the_disk_and_names_what_is_ignored(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / 'data', tmp_path / 'data')
+    (tmp_path / 'data' / 'lq' / 'notes.txt').write_text('')
+    (tmp_path / 'data' / 'lq' / 'more').mkdir()
+    opt = tiny_options(tmp_path / 'data' / 'gt', tmp_path / 'data' / 'lq')
+    result = check(opt, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f'#   {tmp_path}/data/lq: 2 others ignored: more/, notes.txt' in result.stdout
+    weights = 4 * 37_693 / 2**20
+    assert f'# checkpoints and states: 3 of {3 * weights:.1f} MiB, about {9 * weights:.1f} MiB;' in result.stdout
+    opt['logger']['keep_checkpoints'] = 1
+    opt['train']['ema_decay'] = 0.9
+    assert f'# checkpoints and states: 1 of {4 * weights:.1f} MiB' in check(opt, tmp_path).stdout
+
+
+def test_check_decodes_every_image_if_asked(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / 'data', tmp_path / 'data')
+    opt = tiny_options(tmp_path / 'data' / 'gt', tmp_path / 'data' / 'lq')
+    assert '# decoded 6 images' in check(opt, tmp_path, '--decode').stdout
+    broken = tmp_path / 'data' / 'lq' / '1.png'
+    broken.write_bytes(broken.read_bytes()[:100])
+    assert check(opt, tmp_path).returncode == 0
+    result = check(opt, tmp_path, '--decode')
+    assert result.returncode == 1
+    assert f'error: 1 of 6 images cannot be decoded\n{broken}: ' in result.stderr
 
 
 def test_check_tells_the_stages_of_progressive_learning(trained: Path, tmp_path: Path) -> None:

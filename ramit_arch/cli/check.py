@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+from tqdm import tqdm
 
 from ramit_arch.cli import checks
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.data.progression import read_progression
 from ramit_arch.data.restoration_dataset import RestorationDataset
 from ramit_arch.data.samplers import ResumableBatchSampler
-from ramit_arch.errors import counted
+from ramit_arch.data.stores import FolderStore, Store
+from ramit_arch.errors import UserError, counted
 from ramit_arch.models.options import Training
 from ramit_arch.models.schedule import explain_rate
 from ramit_arch.options import dump
+from ramit_arch.preparation.workers import cores, in_threads
+
+SHOWN = 50  # images that cannot be decoded
 
 
 def run(args: argparse.Namespace) -> None:
     """Look at all that `train` or `test` would look at before it starts, and say what the run would be.
 
     Raises:
-        UserError: all that is wrong.
+        UserError: all that is wrong; with `--decode` also images that cannot be decoded.
     """
     opt = resolve(args, args.opt)
     sets = opt.get('datasets')
@@ -33,8 +41,10 @@ def run(args: argparse.Namespace) -> None:
     model = opt['model_type']
     how = 'that can start' if network is not None else f'as far as can be seen; the keys of {model} itself are its own'
     print(f'# {args.opt}: a {"training" if training else "test"} {how}.')
-    for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(network)]:
+    for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(network), *_disk(opt, network)]:
         print(f'# {line}')
+    if args.decode:
+        _decode(datasets)
 
 
 def _length(opt: dict[str, Any], args: argparse.Namespace, datasets: dict[str, RestorationDataset]) -> list[str]:
@@ -60,13 +70,68 @@ def _length(opt: dict[str, Any], args: argparse.Namespace, datasets: dict[str, R
 
 
 def _sets(opt: dict[str, Any], datasets: dict[str, RestorationDataset]) -> list[str]:
-    return [
-        f'{phase}: {opt["datasets"][phase]["name"]}, {counted(sum(map(len, dataset.roots)), "image")}'
-        for phase, dataset in datasets.items()
-    ]
+    lines = []
+    for phase, dataset in datasets.items():
+        lines.append(f'{phase}: {opt["datasets"][phase]["name"]}, {counted(sum(map(len, dataset.roots)), "image")}')
+        for store in dataset.stores:
+            ignored = store.ignored if isinstance(store, FolderStore) else []
+            if ignored:
+                some = ', '.join(ignored[:3]) + (', ...' if len(ignored) > 3 else '')
+                lines.append(f'  {store.root}: {counted(len(ignored), "other")} ignored: {some}')
+    return lines
 
 
 def _size(network: nn.Module | None) -> list[str]:
     if network is None:
         return []
     return [f'{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters']
+
+
+def _disk(opt: dict[str, Any], network: nn.Module | None) -> list[str]:
+    """What the checkpoints and states of a training take.
+
+    Raises:
+        UserError: nothing can be written here.
+    """
+    train = opt.get('train')
+    if network is None or not train:
+        return []
+    place = next(path for path in (Path('experiments', opt['name']), Path('experiments'), Path()) if path.is_dir())
+    if not os.access(place, os.W_OK):
+        raise UserError(f'{place.absolute()}: cannot be written to; run in a folder of your own')
+    weights = 4 * sum(p.numel() for p in network.parameters())
+    each = weights * (2 if train.get('ema_decay') else 1) + 2 * weights  # the networks, and Adam's moments
+    count = train['total_iter'] // opt['logger']['save_checkpoint_freq'] + 1
+    count = min(count, opt['logger'].get('keep_checkpoints') or count)
+    free = shutil.disk_usage(place).free
+    text = f'checkpoints and states: {count:,} of {_mib(each)}, about {_mib(count * each)}; {_mib(free)} free'
+    return [text if count * each < free else f'{text}: NOT ENOUGH, set logger.keep_checkpoints']
+
+
+def _mib(size: float) -> str:
+    return f'{size / 2**20:,.1f} MiB' if size < 2**30 else f'{size / 2**30:,.1f} GiB'
+
+
+def _decode(datasets: dict[str, RestorationDataset]) -> None:
+    """Decode every image once.
+
+    Raises:
+        UserError: names those that cannot be.
+    """
+    stores = {(store.root, type(store)): store for dataset in datasets.values() for store in dataset.stores}
+    images = [(store, name) for store in stores.values() for name in store.names()]
+    progress = tqdm(in_threads(_problem, images, cores()), 'Decode', len(images), unit='image', disable=None)
+    problems = [problem for problem in progress if problem is not None]
+    if problems:
+        shown = problems[:SHOWN] + (['...'] if len(problems) > SHOWN else [])
+        raise UserError('\n'.join([f'{len(problems):,} of {counted(len(images), "image")} cannot be decoded', *shown]))
+    print(f'# decoded {counted(len(images), "image")}')
+
+
+def _problem(image: tuple[Store, str]) -> str | None:
+    store, name = image
+    try:
+        store.pixels(name)
+    except UserError as error:
+        return str(error)
+    return None

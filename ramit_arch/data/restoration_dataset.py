@@ -123,6 +123,7 @@ class RestorationDataset(Dataset, ABC, Generic[Entry]):
         self.scale, self.color = self.options.scale, self.options.color
         self.patch = self._patch_size() if self.training else None
 
+        self.stores: list[Store] = []
         roots = self._root_options()
         self.repeats = [root.repeat for root in roots]
         self.roots = [self.find(root) for root in roots]
@@ -168,7 +169,8 @@ class RestorationDataset(Dataset, ABC, Generic[Entry]):
 
     def open(self, root: str, meta_info: str | None = None) -> Store:
         """Open a folder or store as `io_backend` says."""
-        return open_store(str(Path(root).expanduser()), self.options.io_backend.type, meta_info)
+        self.stores.append(open_store(str(Path(root).expanduser()), self.options.io_backend.type, meta_info))
+        return self.stores[-1]
 
     def _patch_size(self) -> int:
         if self.options.lq_patch_size is not None:

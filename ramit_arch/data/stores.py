@@ -113,14 +113,16 @@ class FolderStore(EncodedStore):
 
     def __init__(self, root: str, meta_info_file: str | None = None) -> None:
         self.root = root
+        self.ignored: list[str] = []  # files of other kinds, and subfolders
         if not Path(root).is_dir():
             hint = ' (it is a file)' if Path(root).is_file() else ''
             raise UserError(f'{root}: no such folder{hint}')
         if meta_info_file is not None:
             files = list(parse_meta_info(meta_info_file))
         else:
-            entries = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
-            files = [name for name in entries if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.')]
+            entries = sorted((entry.name, entry.is_file()) for entry in os.scandir(root) if entry.name[0] != '.')
+            files = [name for name, is_file in entries if is_file and Path(name).suffix.lower() in SUFFIXES]
+            self.ignored = [name if is_file else f'{name}/' for name, is_file in entries if name not in files]
         self._files: dict[str, str] = {}
         for file in files:
             name = str(Path(file).with_suffix(''))
