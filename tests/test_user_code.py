@@ -93,7 +93,7 @@ def test_a_network_and_a_dataset_of_ones_own_are_trained_by_two_processes_tested
     flags = ['--import', 'my_arch.py', 'my_dataset.py', '--launcher', 'pytorch']
     result = run_torchrun(2, 'train', '-opt', 'train.yml', *flags, cwd=mine)
     assert result.returncode == 0, result.stderr
-    archived = (mine / 'experiments' / 'tiny' / 'train.yml').read_text()
+    archived = (mine / 'experiments' / 'tiny' / 'tiny.yml').read_text()
     assert '--import my_arch.py my_dataset.py' in archived
     opt = yaml.safe_load((mine / 'test.yml').read_text())
     opt['val']['size_multiple'] = 4

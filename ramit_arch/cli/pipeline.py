@@ -57,11 +57,9 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
     with tempfile.TemporaryDirectory() as folder:
         file = args.opt
         if args.imports or '::' in file or opt != options.read(file):
-            # BasicSR knows no `base` and would evaluate --force_yml as Python; it gets the resolved file instead, which
-            # it also archives.
-            file = str(Path(folder, f'{opt["name"]}.yml' if '::' in file else Path(file).name))
-            head = f'# {args.opt} as resolved for: {" ".join(sys.argv[1:])}\n'
-            Path(file).write_text(head + options.dump(opt), encoding='utf-8')
+            # BasicSR knows no `base` and would evaluate --force_yml as Python; it gets the resolved file instead.
+            file = str(Path(folder, f'{opt["name"]}.yml'))
+            Path(file).write_text(options.dump(opt), encoding='utf-8')
         sys.argv = [f'basicsr {args.verb}', '-opt', file, '--launcher', args.launcher]
         sys.argv += ['--auto_resume'] * args.auto_resume + ['--debug'] * args.debug
         sys.argv += ['--local_rank', str(args.local_rank)]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,17 +18,57 @@ import basicsr.train
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.train import train_pipeline
-from basicsr.utils import get_root_logger
+from basicsr.utils import get_env_info, get_root_logger
+from basicsr.utils.options import dict2str
 
 from ramit_arch import stopping
 from ramit_arch.cli.pipeline import run_pipeline
+from ramit_arch.files import atomic_write
 from ramit_arch.models.ramit_model import RAMiTModel
 
 
 def run(args: argparse.Namespace) -> None:
     """Train by BasicSR's own loop."""
-    with stoppable():
+    archive = partial(_archive, shlex.join(['basicsr', *sys.argv[1:]]))
+    with stoppable(), _replaced(copy_opt_file=archive, get_env_info=_env_info, dict2str=_options_as_text):
         run_pipeline(args, train_pipeline, training=True)
+
+
+@contextmanager
+def _replaced(**functions: Any) -> Iterator[None]:
+    """Functions that BasicSR's loop calls, replaced by others."""
+    originals = {name: getattr(basicsr.train, name) for name in functions}
+    try:
+        for name, function in functions.items():
+            setattr(basicsr.train, name, function)
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(basicsr.train, name, function)
+
+
+def _archive(command: str, opt_file: str, experiments_root: str) -> None:
+    """Keep the options in the experiment's folder, under its name and with the command as it was typed."""
+    head = f'# {command}\n# {time.strftime("%Y-%m-%d %H:%M:%S")}\n\n'
+    text = Path(opt_file).read_text(encoding='utf-8')
+    root = Path(experiments_root)
+    atomic_write(root / f'{root.name}.yml', (head + text).encode())
+
+
+class _ForTheFile(str):
+    """What is logged to the file alone: on a terminal it would hide what matters."""
+
+
+def _env_info() -> _ForTheFile:
+    for handler in get_root_logger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(lambda record: not isinstance(record.msg, _ForTheFile))
+    return _ForTheFile(get_env_info())
+
+
+def _options_as_text(opt: dict[str, Any]) -> _ForTheFile:
+    get_root_logger().info(f'Writing to {Path(opt["path"]["experiments_root"]).relative_to(opt["root_path"])}')
+    return _ForTheFile(dict2str(opt))
 
 
 @contextmanager
@@ -52,16 +96,13 @@ def stoppable() -> Iterator[None]:
             model.update_learning_rate = partial(_leave_or, model.update_learning_rate, model, samplers[0], group)
         return model
 
-    basicsr.train.create_train_val_dataloader = create_loaders_and_note
-    basicsr.train.build_model = build_and_note
-    try:
-        yield
-    except Exception:
-        if models:
-            _save_after_error(models[0], samplers[0])
-        raise
-    finally:
-        basicsr.train.create_train_val_dataloader, basicsr.train.build_model = create_loaders, build_model
+    with _replaced(create_train_val_dataloader=create_loaders_and_note, build_model=build_and_note):
+        try:
+            yield
+        except Exception:
+            if models:
+                _save_after_error(models[0], samplers[0])
+            raise
 
 
 def _finish(optimize: Callable[[int], None], model: BaseModel, current_iter: int) -> None:
