@@ -171,7 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar='KEY:KEY=VALUE',
             help='change options; values are YAML',
         )
-    for verb in (train, test, compare, options, check, complexity, verbs.choices['restore']):
+    for verb in (train, test, compare, options, check, complexity, runs, export, verbs.choices['restore']):
         verb.add_argument(
             '--import',
             dest='imports',
@@ -210,11 +210,11 @@ def _add_restore(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_init(verbs: argparse._SubParsersAction) -> None:
-    init = _add_verb(verbs, 'init', 'from your own pictures to an option file: look, hold out, prepare, time')
+    init = _add_verb(verbs, 'init', 'prepare your own pictures, and write the option file of a training')
     init.add_argument(
         'kind', choices=['sr', 'denoise', 'pairs'], help='super-resolution, Gaussian noise, or your pairs'
     )
-    init.add_argument('--data', required=True, metavar='DIR', help='pictures; of pairs the ground truth')
+    init.add_argument('--data', required=True, metavar='DIR', help='pictures; for pairs the ground truth')
     init.add_argument('--lq', metavar='DIR', help='pairs: the LQ images, of the same names')
     init.add_argument('--scale', type=int, choices=[2, 3, 4], help='factor (default: 2 for sr, none for pairs)')
     init.add_argument('--sigma', type=_sigma, nargs='+', metavar='N', help='denoise: level, or range (default: 0 50)')
@@ -243,8 +243,8 @@ def _hours(text: str) -> float:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r'[\w.-]+', text) or text.startswith(('.', '-')):
-        raise argparse.ArgumentTypeError(f'{text} is not a name of letters, digits, - and _')
+    if not re.fullmatch(r'\w[\w.-]*', text) or 'debug' in text:
+        raise argparse.ArgumentTypeError(f'{text} is not a name of letters, digits, dots, - and _, without debug')
     return text
 
 

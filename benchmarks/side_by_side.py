@@ -65,7 +65,8 @@ def interleaved(rounds: int, contestants: Mapping[str, Callable[[], object]]) ->
 
 
 def peak_memory(contestant: Callable[..., None], *arguments: Any) -> int:
-    """Bytes that a call takes at its peak beyond what its process held before, in a process of its own.
+    """Bytes that a call takes at its peak beyond what its process held before, in a process of its own that keeps freed
+    memory.
 
     The contestant, a function of a module, is given the arguments and a function `begin` that it calls when all that
     does not count is there.

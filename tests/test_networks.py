@@ -178,7 +178,7 @@ def test_every_unusable_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
     write(tmp_path / 'wrong.pth', RAMiT(**ARGUMENTS), network_g={'type': 'RAMiT', 'dim': 17})
     write(tmp_path / 'another.pth', RAMiT(**ARGUMENTS), network_g={'type': 'RAMiT', **ARGUMENTS, 'dim': 32})
     for name, text in {
-        'missing.pth': 'no such checkpoint or experiment',
+        'missing.pth': 'no such checkpoint, experiment or packaged network',
         'empty.pt': 'did you mean empty.pth',
         'folder': r'no experiment with a network \(models/net_g_\*.pth\)',
         'empty.pth': 'not a checkpoint that can be read',
@@ -252,7 +252,7 @@ def test_complexity_counts_the_networks_of_checkpoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(('arguments', 'text'), [
     (['test'], 'give an option file by -opt FILE, or an experiment folder by -m'),
     (['test', '-m', 'net.pth'], '-m net.pth: no option file of an experiment beside it'),
-    (['test', '-m', 'nett.pth'], 'no such checkpoint or experiment (did you mean net.pth?)'),
+    (['test', '-m', 'nett.pth'], 'no such checkpoint, experiment or packaged network (did you mean net.pth?)'),
     (['test', '-opt', '.'], 'no experiment with a network'),
     (['complexity'], 'give option files by -opt, or checkpoints by -m'),
 ])  # fmt: skip

@@ -58,6 +58,7 @@ def test_plot_and_sheet_are_written(home: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'error'),
     [
+        (['started'], 'error: no training with an iteration in its log'),
         (['nothing'], 'error: nothing: not the folder of a training (experiments/NAME)'),
         (['gt'], 'error: gt: not the folder of a training (experiments/NAME)'),
         (['experiments/a', '--plot', 'c.gif'], 'error: --plot c.gif: give a .png or .pdf or .svg file in a folder'),
@@ -65,6 +66,8 @@ def test_plot_and_sheet_are_written(home: Path) -> None:
     ],
 )
 def test_mistakes_are_named(home: Path, arguments: list[str], error: str) -> None:
+    (home / 'started' / 'models').mkdir(parents=True, exist_ok=True)
+    write_options(home / 'started' / 'started.yml', {'name': 'started'})
     result = call_basicsr('runs', *arguments, cwd=home)
     assert result.returncode == 1
     assert result.stderr.startswith(error)

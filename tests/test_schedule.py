@@ -87,9 +87,13 @@ def test_fractions_are_of_all_iterations_or_of_those_after_a_warm_start() -> Non
     [
         ({}, 16, '0.0004'),
         ({'lr_batch_size': 16}, 16, '0.0004'),
-        ({'lr_batch_size': 64}, 16, '0.0001 (train.optim_g.lr 0.0004 is for a batch of 64, see lr_batch_size)'),
-        ({'lr_batch_size': 64, 'lr_rule': 'inverse'}, 16, '0.0016 (train.optim_g.lr 0.0004 is for a batch of 64'),
-        ({'lr_batch_size': 64}, 4, '2.5e-05 (less than a fifth of it; train.optim_g.lr 0.0004 is for a batch of 64'),
+        ({'lr_batch_size': 64}, 16, '0.0001 (optim_g.lr 0.0004 * 16 / lr_batch_size 64)'),
+        ({'lr_batch_size': 64, 'lr_rule': 'inverse'}, 16, '0.0016 (optim_g.lr 0.0004 * lr_batch_size 64 / 16)'),
+        (
+            {'lr_batch_size': 64},
+            4,
+            '2.5e-05 (optim_g.lr 0.0004 * 4 / lr_batch_size 64, less',
+        ),
     ],
 )
 def test_rate_is_explained(train: dict, batch: int, text: str) -> None:

@@ -47,7 +47,7 @@ from ramit_arch.archs.layers import (
 )
 from ramit_arch.archs.ramit_shapes import mixed_width, options_from, tasks_of
 from ramit_arch.archs.row_bands import in_bands
-from ramit_arch.archs.window_attention import available, native_window_attention, window_attention
+from ramit_arch.archs.window_attention import available, native_window_attention, takes, window_attention
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # Tab. 4c; the paper's choice first
     'leaky_relu': partial(nn.LeakyReLU, inplace=True),
@@ -149,7 +149,7 @@ class SpatialAttention(MultiHeadAttention):
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, D) or none -> (N, H, W, heads * D)."""
         dropout = self.attn_drop if self.training else 0.0
         arguments = (qkv, helper, self.bias(), self.inverse_tau().flatten(), self.window_size)
-        if self.native and not dropout:
+        if self.native and not dropout and takes(qkv):
             return native_window_attention(*arguments)
         return window_attention(*arguments, dropout)
 

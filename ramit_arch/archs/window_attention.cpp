@@ -146,7 +146,7 @@ struct Head {
         }
     }
 
-    // The attention of some queries from i on, and its sums, by which it is still to be divided.
+    // The unnormalised attention of some queries from i on, and its sums.
     void attention(int i, const float* bias, Scores& p, float (&sums)[QUERIES]) const {
         multiply(q + i, k, bias + i * TOKENS, p);
         for (int r = 0; r < QUERIES; ++r) {
@@ -176,9 +176,9 @@ struct Helper {
 
 template <typename T>
 void attend(const T* qkv, const T* helper, const float* bias, const float* inverse_tau, T* out, int64_t images,
-            int64_t height, int64_t width, int64_t heads) {
+            int64_t height, int64_t width, int64_t heads, int64_t threads) {
     const int64_t windows = images * height * width / TOKENS;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t window = 0; window < windows; ++window) {
         const Place place(window, height, width, heads);
         const Helper<T> help(helper, place);
@@ -285,8 +285,8 @@ void differentiate(const T* to_out, const T* qkv, const T* helper, const float* 
 // those of bias and 1/tau one sum for each thread: (threads, ...), zero before.
 #define EXPORT(DTYPE, T)                                                                                               \
     extern "C" void attend_##DTYPE(const T* qkv, const T* helper, const float* bias, const float* inverse_tau, T* out, \
-                                   int64_t images, int64_t height, int64_t width, int64_t heads) {                     \
-        attend(qkv, helper, bias, inverse_tau, out, images, height, width, heads);                                     \
+                                   int64_t images, int64_t height, int64_t width, int64_t heads, int64_t threads) {    \
+        attend(qkv, helper, bias, inverse_tau, out, images, height, width, heads, threads);                            \
     }                                                                                                                  \
     extern "C" void differentiate_##DTYPE(const T* to_out, const T* qkv, const T* helper, const float* bias,           \
                                           const float* inverse_tau, T* to_qkv, T* to_helper, float* to_bias,           \

@@ -84,6 +84,11 @@ def available(window_size: int, width: int) -> str | None:
     return loaded if isinstance(loaded, str) else None
 
 
+def takes(qkv: Tensor) -> bool:
+    """Whether the kernel is for this device and dtype."""
+    return qkv.device.type == 'cpu' and qkv.dtype in DTYPES
+
+
 def compiler() -> str | None:
     """The C++ compiler: what CXX names, or g++ or clang++."""
     return next(filter(None, map(shutil.which, [os.environ.get('CXX', ''), 'g++', 'clang++'])), None)
@@ -137,6 +142,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
+@torch.autocast('cpu', enabled=False)
 def _is_right(library: ctypes.CDLL, window_size: int, width: int) -> bool:
     """Whether it agrees with PyTorch on two small images, forward and backward."""
     generator = torch.Generator().manual_seed(0)
@@ -172,7 +178,8 @@ def _call(library: ctypes.CDLL, function: str, tensors: Sequence[Tensor | None],
 def _attend(library: ctypes.CDLL, qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor) -> Tensor:
     n, h, w, c = qkv.shape
     out = qkv.new_empty(n, h, w, c // 3)
-    _call(library, 'attend', [qkv, helper, bias, inverse_tau, out], n, h, w, len(inverse_tau))
+    sizes = (n, h, w, len(inverse_tau), torch.get_num_threads())
+    _call(library, 'attend', [qkv, helper, bias, inverse_tau, out], *sizes)
     return out
 
 
@@ -200,9 +207,9 @@ def _kernel(qkv: Tensor, inverse_tau: Tensor, window_size: int) -> ctypes.CDLL:
 def native_window_attention(
     qkv: Tensor, helper: Tensor | None, bias: Tensor, inverse_tau: Tensor, window_size: int
 ) -> Tensor:
-    """`window_attention` by the native kernel, where `available`: qkv float32 or bfloat16, bias and 1/tau float32."""
+    """`window_attention` by the native kernel, where `available`, of what it `takes`."""
     helper = None if helper is None else helper.to(qkv.dtype)
-    return _forward(qkv, helper, bias, inverse_tau, window_size)
+    return _forward(qkv, helper, bias.float(), inverse_tau.float(), window_size)
 
 
 @torch.library.custom_op('ramit_arch::window_attention', mutates_args=(), device_types='cpu')

@@ -41,8 +41,10 @@ def run(args: argparse.Namespace) -> None:
     model = opt['model_type']
     how = 'that can start' if network is not None else f'as far as can be seen; the keys of {model} itself are its own'
     print(f'# {args.opt}: a {"training" if training else "test"} {how}.')
-    for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(network), *_disk(opt, network)]:
+    for line in [*_length(opt, args, datasets), *_sets(opt, datasets), *_size(network)]:
         print(f'# {line}')
+    if training and network is not None:
+        print(f'# {_disk(opt, network)}')
     if args.decode:
         _decode(datasets)
 
@@ -87,25 +89,23 @@ def _size(network: nn.Module | None) -> list[str]:
     return [f'{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters']
 
 
-def _disk(opt: dict[str, Any], network: nn.Module | None) -> list[str]:
+def _disk(opt: dict[str, Any], network: nn.Module) -> str:
     """What the checkpoints and states of a training take.
 
     Raises:
         UserError: nothing can be written here.
     """
-    train = opt.get('train')
-    if network is None or not train:
-        return []
+    train = opt['train']
     place = next(path for path in (Path('experiments', opt['name']), Path('experiments'), Path()) if path.is_dir())
     if not os.access(place, os.W_OK):
         raise UserError(f'{place.absolute()}: cannot be written to; run in a folder of your own')
     weights = 4 * sum(p.numel() for p in network.parameters())
     each = weights * (2 if train.get('ema_decay') else 1) + 2 * weights  # the networks, and Adam's moments
-    count = train['total_iter'] // opt['logger']['save_checkpoint_freq'] + 1
+    count = int(train['total_iter']) // opt['logger']['save_checkpoint_freq'] + 1
     count = min(count, opt['logger'].get('keep_checkpoints') or count)
     free = shutil.disk_usage(place).free
     text = f'checkpoints and states: {count:,} of {_mib(each)}, about {_mib(count * each)}; {_mib(free)} free'
-    return [text if count * each < free else f'{text}: NOT ENOUGH, set logger.keep_checkpoints']
+    return text if count * each < free else f'{text}; too little, set logger.keep_checkpoints'
 
 
 def _mib(size: float) -> str:
@@ -118,8 +118,9 @@ def _decode(datasets: dict[str, RestorationDataset]) -> None:
     Raises:
         UserError: names those that cannot be.
     """
-    stores = {(store.root, type(store)): store for dataset in datasets.values() for store in dataset.stores}
-    images = [(store, name) for store in stores.values() for name in store.names()]
+    stores = [store for dataset in datasets.values() for store in dataset.stores]
+    named = {(store.root, type(store), name): (store, name) for store in stores for name in store.names()}
+    images = list(named.values())
     progress = tqdm(in_threads(_problem, images, cores()), 'Decode', len(images), unit='image', disable=None)
     problems = [problem for problem in progress if problem is not None]
     if problems:

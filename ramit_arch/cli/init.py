@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from basicsr.archs import build_network
 from ramit_arch import options
 from ramit_arch.cli import checks
 from ramit_arch.errors import UserError, counted
+from ramit_arch.files import atomic_write
 from ramit_arch.inference.compute import Compute
 from ramit_arch.options import packaged
 from ramit_arch.preparation.image_statistics import statistics as image_statistics
@@ -27,10 +28,13 @@ from ramit_arch.preparation.workers import cores
 
 HELD_OUT = 0.1  # of the images
 MOST_HELD_OUT = 20
+MIDDLE = 512  # ground truth pixels a side that are kept of a held-out image: validation is not tiled
 NETWORKS = {'tiny': 'train_RAMiT-tiny_SRx2', 'slim': 'train_RAMiT-slimSR_SRx2', 'full': 'train_RAMiT_SRx2'}
 SIZES = {'cpu': (16, 32), 'cuda': (32, 64)}  # batch and LQ patch
 EPOCH = 1000  # iterations, about
 WARM_UP, MEASURED = 3, 7  # steps
+VALIDATING = 0.1  # the largest share of the time
+MOST_VALIDATIONS = 20
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Length:
-    """How a training fills its time: images and LQ patch of an iteration, iterations, and seconds of one."""
+    """How a training fills its time.
+
+    Attributes:
+        batch: images of an iteration.
+        patch: side of their LQ patches.
+        iterations: in total.
+        seconds: of one.
+        validations: in total.
+        device: for which this is.
+    """
 
     batch: int
     patch: int
     iterations: int
     seconds: float
+    validations: int
     device: torch.device
 
 
@@ -70,23 +84,28 @@ def run(args: argparse.Namespace) -> None:
         UserError: the pictures cannot be used, or something is where it would write.
     """
     file, target = Path(f'{args.name}.yml'), Path('datasets', args.name)
-    if file.exists():
-        raise UserError(f'{file} exists; remove it, or choose another --name')
-    if (args.lq is None) == (args.kind == 'pairs'):
-        raise UserError('--lq DIR is missing: the LQ images' if args.lq is None else '--lq is for init pairs')
+    _check_arguments(args, file)
     cv2.setNumThreads(1)  # the workers are threads
     found = look(args, target)
     task = _task(args, found.entries)
-    training, held_out = split(found.entries)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    batch, patch = SIZES[device.type]
+    entries, patch = _large_enough(found.entries, patch, task.scale)
+    training, held_out = split(entries)
     plans = _plans(found, training, held_out, target)
     report(plans, target)
     for plan in plans:
         build(plan, cores())
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     network = args.network or ('tiny' if device.type == 'cpu' else 'slim')
     network_g = _network(network, task, plans[0])
-    length = _length(network_g, task.scale, training, args.hours, device)
+    step, validation = seconds_of(network_g, batch, patch, task.scale, device)
+    validations = int(VALIDATING * args.hours * 3600 / (validation * len(held_out)))
+    validations = min(max(validations, 1), MOST_VALIDATIONS)
+    left = args.hours * 3600 - validations * validation * len(held_out)
+    iterations = max(int(float(f'{left / step:.2g}')), 100)
+    length = Length(batch, patch, iterations, step, validations, device)
     opt = make_options(args.name, task, plans, network_g, length)
+    hours = (iterations * step + validations * validation * len(held_out)) / 3600
     head = (
         f'{task.title}, on {args.data}\n'
         f'  basicsr check {file}\n'
@@ -95,18 +114,46 @@ def run(args: argparse.Namespace) -> None:
     )
     comments = {
         'num_gpu': 'every GPU there is; 0 is the CPU',
-        'val': f'{counted(len(held_out), "image")} that training does not see',
-        'total_iter': f'{args.hours:g} hours at {length.seconds:.2f} s; warm-up and milestones are fractions of it',
-        'protocol': 'SR: Y of YCbCr; CDN and RGB: RGB, or gray; GDN: gray',
+        'val': f'{counted(len(held_out), "image")} that training does not see, the middle {MIDDLE}x{MIDDLE} of each',
+        'total_iter': f'about {hours:.2g} hours at {step:.2f} s; warm-up and milestones are fractions of it',
     }
-    text = commented(opt, head, comments)
-    file.write_text(text, encoding='utf-8')
+    atomic_write(file, commented(opt, head, comments).encode())
     options.fill_in(opt)
-    checks.check(
-        opt, argparse.Namespace(opt=str(file), force_yml=[], launcher='none', auto_resume=False, debug=False), True
-    )
-    print(f'{network}: {length.iterations:,} iterations at {length.seconds:.2f} s, about {args.hours:g} hours here')
+    as_checked = argparse.Namespace(opt=str(file), force_yml=[], launcher='none', auto_resume=False, debug=False)
+    try:
+        checks.check(opt, as_checked, training=True)
+    except UserError:
+        file.unlink()
+        raise
+    print(f'{network}: {iterations:,} iterations at {step:.2f} s, about {hours:.2g} hours on this machine')
     print(f'wrote {file} and {target}\nnext: basicsr train {file}')
+
+
+def _check_arguments(args: argparse.Namespace, file: Path) -> None:
+    if file.exists():
+        raise UserError(f'{file} exists; remove it, or choose another --name')
+    if (args.lq is None) == (args.kind == 'pairs'):
+        raise UserError('--lq DIR is missing: the LQ images' if args.lq is None else '--lq is for init pairs')
+    if args.sigma and args.kind != 'denoise':
+        raise UserError('--sigma is for init denoise')
+    if args.scale and args.kind == 'denoise':
+        raise UserError('--scale is for init sr and init pairs')
+    if args.sigma and (len(args.sigma) > 2 or args.sigma != sorted(set(args.sigma))):
+        raise UserError(f'--sigma {" ".join(f"{s:g}" for s in args.sigma)}: give one level, or two from low to high')
+
+
+def _large_enough(entries: Sequence[Entry], patch: int, scale: int) -> tuple[list[Entry], int]:
+    """The images that hold a patch; if these are fewer than two, all images and the largest patch that all hold."""
+    sides = {entry.key: min(entry.hq.header.height, entry.hq.header.width) // scale for entry in entries}
+    large = [entry for entry in entries if sides[entry.key] >= patch]
+    if len(large) < 2:
+        smallest = min(sides.values())
+        print(f'the images are small: LQ patches of {smallest} instead of {patch}')
+        return list(entries), smallest
+    for entry in entries:
+        if sides[entry.key] < patch:
+            print(f'skipping {entry.hq.file}: smaller than a patch of {patch * scale}x{patch * scale}')
+    return large, patch
 
 
 def look(args: argparse.Namespace, target: Path) -> Plan:
@@ -121,8 +168,7 @@ def look(args: argparse.Namespace, target: Path) -> Plan:
     chosen = Options(scales, ('png',), convert=True, any_count=True, skip=True, workers=cores())
     [found] = plan_own(Path(args.data).expanduser(), lq, target, chosen)
     if len(found.entries) < 2:
-        hint = '' if args.kind != 'pairs' or args.scale else '; of pairs at another scale than 1, give --scale'
-        raise UserError(f'{args.data}: {counted(len(found.entries), "image")} can be used, but 2 are needed{hint}')
+        raise UserError(f'{args.data}: {counted(len(found.entries), "image")} can be used, but 2 are needed')
     headers = [entry.hq.header for entry in found.entries]
     areas = sorted(headers, key=lambda header: header.height * header.width)
     least, most = areas[0], areas[-1]
@@ -166,7 +212,8 @@ def _plans(found: Plan, training: list[Entry], held_out: list[Entry], target: Pa
     """A raw store to train on, and files of what is held out."""
     raw = [replace(store, target=target / 'train' / f'{store.target.name}.raw', format='raw') for store in found.stores]
     png = [replace(store, target=target / 'test' / store.target.name) for store in found.stores]
-    return [replace(found, entries=training, stores=raw), replace(found, entries=held_out, stores=png)]
+    held = replace(found, entries=held_out, stores=png, middle=MIDDLE)
+    return [replace(found, entries=training, stores=raw), held]
 
 
 def _network(name: str, task: Task, training: Plan) -> dict[str, Any]:
@@ -182,31 +229,37 @@ def _network(name: str, task: Task, training: Plan) -> dict[str, Any]:
     return network
 
 
-def _length(network_g: dict[str, Any], scale: int, training: list[Entry], hours: float, device: torch.device) -> Length:
-    """Batch and patch for a device and the smallest image, and the iterations that fill the time."""
-    batch, patch = SIZES[device.type]
-    smallest = min(min(entry.hq.header.height, entry.hq.header.width) for entry in training) // scale
-    patch = min(patch, smallest)
-    seconds = seconds_per_step(network_g, batch, patch, scale, device)
-    return Length(batch, patch, max(int(float(f'{hours * 3600 / seconds:.2g}')), 100), seconds, device)
-
-
-def seconds_per_step(network_g: dict[str, Any], batch: int, patch: int, scale: int, device: torch.device) -> float:
-    """Median of some training steps, computed as the option file will have it."""
+def seconds_of(
+    network_g: dict[str, Any], batch: int, patch: int, scale: int, device: torch.device
+) -> tuple[float, float]:
+    """Seconds of a training step, as the option file will have it, and of restoring a held-out image."""
     network = build_network(dict(network_g)).to(device)
     call = Compute(device, bf16=True, compile=device.type == 'cpu').network(network)
     channels = network_g.get('in_chans', 3)
     lq = torch.rand(batch, channels, patch, patch, device=device)
     gt = torch.rand(batch, channels, patch * scale, patch * scale, device=device)
+    image = torch.rand(1, channels, MIDDLE // scale, MIDDLE // scale, device=device)
     optimiser = torch.optim.Adam(network.parameters())
-    seconds = []
-    for _ in range(WARM_UP + MEASURED):
-        start = time.perf_counter()
+
+    def step() -> None:
         optimiser.zero_grad()
         with torch.autocast(device.type, torch.bfloat16):
             output = call(lq)
         F.l1_loss(output.float(), gt).backward()
         optimiser.step()
+
+    @torch.no_grad()
+    def restore() -> None:
+        call(image)
+
+    return _median(step, device), _median(restore, device)
+
+
+def _median(run: Callable[[], None], device: torch.device) -> float:
+    seconds = []
+    for _ in range(WARM_UP + MEASURED):
+        start = time.perf_counter()
+        run()
         if device.type == 'cuda':
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
@@ -221,7 +274,7 @@ def make_options(
     kind = 'PairedRestorationDataset' if task.sigma is None else 'GaussianDenoisingDataset'
     color = {'color': 'gray'} if task.color == 'gray' else {}
     noise = {} if task.sigma is None else {'sigma': task.sigma}
-    level = 25.0 if isinstance(task.sigma, list) else task.sigma
+    level = _level(task.sigma)
     train = {
         'name': name, 'type': kind, **training, **noise, **color, 'io_backend': {'type': 'raw'},
         'repeat': max(round(EPOCH * length.batch / len(plans[0].entries)), 1), 'lq_patch_size': length.patch,
@@ -234,7 +287,7 @@ def make_options(
         **({'filename_tmpl': f'{{}}x{task.scale}'} if task.scale > 1 else {}),
     }  # fmt: skip
     compiled = {'compile': True} if length.device.type == 'cpu' else {}
-    rarely = max(length.iterations // 20, 1)
+    rarely = max(length.iterations // length.validations, 1)
     return {
         'name': name, 'model_type': 'RAMiTModel', 'scale': task.scale, 'num_gpu': 'auto', 'manual_seed': 0,
         'datasets': {'train': train, 'val': val},
@@ -252,6 +305,13 @@ def make_options(
             'keep_checkpoints': 3,
         },
     }  # fmt: skip
+
+
+def _level(sigma: float | list[float] | None) -> float | None:
+    """The noise to score at: of a range 25, if that is in it, or else the middle."""
+    if isinstance(sigma, list):
+        return 25.0 if sigma[0] <= 25 <= sigma[1] else sum(sigma) / 2
+    return sigma
 
 
 def _roots(plan: Plan, task: Task) -> dict[str, str]:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     plan = _shared_plan(args, output, suffix, rank, processes)
     if rank == 0:
         name = f'{type(restorer.network).__name__} x{restorer.scale}'
-        source = restorer.file if args.model else f'{model}, a small packaged network (-m takes a better one)'
+        source = restorer.file if args.model else f'{model}, a small packaged network (use -m for a better one)'
         print(f'{name}{f" for {restorer.task}" if restorer.task else ""} from {source}, on {restorer.device}')
     outcomes = _restore(restorer, plan.jobs[rank::processes], args.quality, rank)
     if processes > 1:

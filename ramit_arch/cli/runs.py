@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
 from tqdm import tqdm
@@ -21,7 +20,7 @@ from ramit_arch.evaluation.complexity import complexity
 from ramit_arch.evaluation.protocols import standard_metrics
 from ramit_arch.evaluation.runs import Run, curves, read_run, rows
 from ramit_arch.evaluation.text import FORMATS
-from ramit_arch.inference.networks import option_file_of
+from ramit_arch.inference.networks import build, option_file_of
 from ramit_arch.inference.restorer import Restorer
 
 SHEET_ROWS = 4
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f'{flag} {file}: give a {" or ".join(kinds)} file in a folder that exists')
     if args.plot and importlib.util.find_spec('matplotlib') is None:
         raise UserError('--plot needs matplotlib: pip install matplotlib')
-    runs = [_read(Path(folder)) for folder in args.experiments]
+    runs = _read_all([Path(folder) for folder in args.experiments])
     print(FORMATS[args.format](rows(runs, [_cost(run) for run in runs])))
     if args.plot:
         curves(runs).savefig(args.plot)
@@ -48,16 +47,38 @@ def run(args: argparse.Namespace) -> None:
         print(f'Sheet of crops: {args.sheet}')
 
 
-def _read(folder: Path) -> Run:
-    file = option_file_of(folder) if folder.is_dir() else None
-    if file is None:
-        raise UserError(f'{folder}: not the folder of a training (experiments/NAME)')
-    return read_run(folder, options.load(file))
+def _read_all(folders: list[Path]) -> list[Run]:
+    """The trainings that have logged something; the others are named.
+
+    Raises:
+        UserError: a folder is no experiment, or there is none left.
+    """
+    found = []
+    for folder in folders:
+        file = option_file_of(folder) if folder.is_dir() else None
+        if file is None:
+            raise UserError(f'{folder}: not the folder of a training (experiments/NAME)')
+        run = read_run(folder.resolve(), options.load(file))
+        if run.losses:
+            found.append(run)
+        else:
+            print(f'skipping {folder}: no iteration in its log')
+    if not found:
+        raise UserError('no training with an iteration in its log')
+    names = [run.name for run in found]
+    for run in found:
+        run.name = run.name if names.count(run.name) == 1 else f'{run.folder.parent.parent.name}/{run.name}'
+    return found
 
 
 def _cost(run: Run) -> tuple[int, float] | None:
     network = run.options['network_g']
-    counted = complexity(build_network(dict(network)), network.get('in_chans', 3), int(run.options.get('scale', 1)))
+    try:
+        built = build(network, str(run.folder))
+    except UserError as error:
+        print(f'{error}; not counted')
+        return None
+    counted = complexity(built, network.get('in_chans', 3), int(run.options.get('scale', 1)))
     return counted.parameters, counted.mult_adds
 
 

@@ -19,10 +19,12 @@ import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.train import train_pipeline
 from basicsr.utils import get_env_info, get_root_logger
+from basicsr.utils.dist_util import master_only
 from basicsr.utils.options import dict2str
 
 from ramit_arch import stopping
 from ramit_arch.cli.pipeline import run_pipeline
+from ramit_arch.cli.progress import TrainingProgress
 from ramit_arch.files import atomic_write
 from ramit_arch.models.ramit_model import RAMiTModel
 
@@ -47,9 +49,10 @@ def _replaced(**functions: Any) -> Iterator[None]:
             setattr(basicsr.train, name, function)
 
 
+@master_only
 def _archive(command: str, opt_file: str, experiments_root: str) -> None:
     """Keep the options in the experiment's folder, under its name and with the command as it was typed."""
-    head = f'# {command}\n# {time.strftime("%Y-%m-%d %H:%M:%S")}\n\n'
+    head = f'# {" ".join(command.split())}\n# {time.strftime("%Y-%m-%d %H:%M:%S")}\n\n'
     text = Path(opt_file).read_text(encoding='utf-8')
     root = Path(experiments_root)
     atomic_write(root / f'{root.name}.yml', (head + text).encode())
@@ -80,6 +83,7 @@ def stoppable() -> Iterator[None]:
     create_loaders, build_model = basicsr.train.create_train_val_dataloader, basicsr.train.build_model
     samplers: list[Any] = []
     models: list[BaseModel] = []
+    progress: list[TrainingProgress] = []
 
     def create_loaders_and_note(opt: dict[str, Any], logger: Any) -> tuple:
         loaders = create_loaders(opt, logger)
@@ -89,8 +93,9 @@ def stoppable() -> Iterator[None]:
     def build_and_note(opt: dict[str, Any]) -> BaseModel:
         model = build_model(opt)
         models.append(model)
+        progress.append(TrainingProgress(model, opt))
         model.finished = 0
-        model.optimize_parameters = partial(_finish, model.optimize_parameters, model)
+        model.optimize_parameters = partial(_finish, model.optimize_parameters, model, progress[0])
         if not isinstance(model, RAMiTModel):
             group = torch.distributed.new_group(backend='gloo') if opt['dist'] else None
             model.update_learning_rate = partial(_leave_or, model.update_learning_rate, model, samplers[0], group)
@@ -103,18 +108,24 @@ def stoppable() -> Iterator[None]:
             if models:
                 _save_after_error(models[0], samplers[0])
             raise
+        finally:
+            for each in progress:
+                each.close()
 
 
-def _finish(optimize: Callable[[int], None], model: BaseModel, current_iter: int) -> None:
+def _finish(optimize: Callable[[int], None], model: BaseModel, progress: TrainingProgress, current_iter: int) -> None:
     """`optimize_parameters`, noting that the iteration is finished."""
     optimize(current_iter)
     model.finished = current_iter
+    progress.step()
 
 
 def _save_after_error(model: BaseModel, sampler: Any) -> None:
     """Save the last finished iteration, unless it is saved, its loss was not finite, or other processes would wait."""
     done = model.finished
     if not done or model.opt['dist'] or getattr(model, 'failed_at', 0):
+        return
+    if isinstance(model, RAMiTModel) and not model.can_save(done):
         return
     if not Path(model.opt['path']['training_states'], f'{done}.state').is_file():
         try:

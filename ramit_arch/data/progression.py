@@ -45,7 +45,7 @@ class ProgressiveTraining(Section):
         if not isinstance(total, int) or not all(isinstance(stage, dict) for stage in stages or ()):
             return values
         lengths = [stage.get('iter') for stage in stages or ()]
-        if not all(isinstance(length, float) and length < 1 for length in lengths):
+        if not all(isinstance(length, float) and 0 < length < 1 for length in lengths):
             return values
         ends = [0, *(round(end * total) for end in accumulate(lengths))]
         counted = [{**stage, 'iter': ends[i + 1] - ends[i]} for i, stage in enumerate(stages or ())]

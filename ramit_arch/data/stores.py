@@ -122,7 +122,8 @@ class FolderStore(EncodedStore):
         else:
             entries = sorted((entry.name, entry.is_file()) for entry in os.scandir(root) if entry.name[0] != '.')
             files = [name for name, is_file in entries if is_file and Path(name).suffix.lower() in SUFFIXES]
-            self.ignored = [name if is_file else f'{name}/' for name, is_file in entries if name not in files]
+            kept = set(files)
+            self.ignored = [name if is_file else f'{name}/' for name, is_file in entries if name not in kept]
         self._files: dict[str, str] = {}
         for file in files:
             name = str(Path(file).with_suffix(''))

@@ -14,7 +14,6 @@ import numpy as np
 import yaml
 
 from ramit_arch.data.progression import read_progression
-from ramit_arch.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +37,11 @@ class Point(NamedTuple):
 
 @dataclass
 class Run:
-    """A training, as its folder tells it.
+    """What the folder of a training holds.
 
     Attributes:
         folder: experiments/NAME.
+        name: of its column.
         options: of its newest option file.
         launch: its processes and GPUs, from the log.
         losses: the first loss in the log.
@@ -50,13 +50,13 @@ class Run:
 
     folder: Path
     options: dict[str, Any]
+    name: str = ''
     launch: dict[str, Any] = field(default_factory=lambda: {'dist': False, 'world_size': 1, 'num_gpu': 1})
     losses: list[Point] = field(default_factory=list)
     scores: dict[str, dict[str, list[Point]]] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
+    def __post_init__(self) -> None:
+        self.name = self.name or self.folder.name
 
     def images_per_second(self) -> float | None:
         """The median over the log; None if it is too short."""
@@ -76,15 +76,12 @@ def read_run(folder: Path, options: dict[str, Any]) -> Run:
     Args:
         folder: experiments/NAME.
         options: of the training.
-
-    Raises:
-        UserError: there is no log of a training.
     """
     run = Run(folder, options)
-    for log in sorted(folder.glob('train_*.log'), key=lambda file: file.stat().st_mtime):
+    for log in sorted(folder.glob('train_*.log')):
         _read_log(log, run)
     if not run.losses:
-        raise UserError(f'{folder}: no log of a training (train_*.log) with iterations in this folder')
+        return run
     iterations, hours, _ = zip(*run.losses, strict=True)
     for file in sorted((folder / 'scores').glob('*.json')):
         scores = json.loads(file.read_text(encoding='utf-8'))
@@ -101,7 +98,7 @@ def read_run(folder: Path, options: dict[str, Any]) -> Run:
 
 
 def _read_log(file: Path, run: Run) -> None:
-    """Add what a log tells; where it continues an earlier one, what that computed beyond is dropped."""
+    """Add the losses of a log; where it continues an earlier one, what that computed beyond is dropped."""
     points = run.losses
     began: datetime | None = None
     before = 0.0  # hours, of the logs until then
@@ -111,14 +108,18 @@ def _read_log(file: Path, run: Run) -> None:
         started, logged = STARTED.search(line), LOGGED.search(line)
         if started is None and logged is None:
             continue
-        time = datetime.strptime(line[:23], '%Y-%m-%d %H:%M:%S,%f')
+        try:
+            time = datetime.strptime(line[:23], '%Y-%m-%d %H:%M:%S,%f')
+            value = float(logged[3]) if logged else 0.0
+        except ValueError:  # a line that was cut short
+            continue
         if started is not None:
             began = time
             points[:] = [point for point in points if point.iteration <= int(started[1])]
             before = points[-1].hours if points else 0.0
         elif logged is not None and began is not None:
             hours = before + (time - began).total_seconds() / 3600
-            points.append(Point(int(logged[1].replace(',', '')), hours, float(logged[3])))
+            points.append(Point(int(logged[1].replace(',', '')), hours, value))
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -180,7 +181,7 @@ def _measured(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def _short(value: Any) -> str:
     text = json.dumps(value) if isinstance(value, (list, dict)) else str(value)
-    return text if len(text) <= 28 else f'{text[:25]}...'
+    return text if len(text) <= 28 else f'{text[:10]}...{text[-15:]}'
 
 
 def curves(runs: Sequence[Run]) -> Figure:

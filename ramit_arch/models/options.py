@@ -66,7 +66,7 @@ class Scheduler(OwnSection):
     """Step decay (SRModel has other schedules)."""
     milestones: Annotated[list[Milestone | Fraction], 'a list of iterations, or of fractions below 1'] = []
     """Iterations after which the rate is multiplied by `gamma`, counted from the end of a warm start; below 1, as a
-    fraction of those that are left then."""
+    fraction of the iterations after it."""
     gamma: Positive = 0.1
     """Factor at every milestone."""
 
@@ -94,9 +94,9 @@ class Training(ComputeOptions, ProgressiveTraining, basicsr.Training):
 
     optim_g: Optimiser
     """Optimiser."""
-    warmup_iter: Annotated[Warmup | Fraction, 'a number of iterations, -1 for none, or a fraction of all below 1'] = -1  # type: ignore[assignment]
-    """Iterations of linear warm-up of the learning rate, counted from the end of a warm start, or a fraction of those
-    that are left then; -1 for none."""
+    warmup_iter: Annotated[Warmup | Fraction, 'a number of iterations, -1 for none, or a fraction below 1'] = -1  # type: ignore[assignment]
+    """Iterations of linear warm-up of the learning rate, counted from the end of a warm start, or a fraction of the
+    iterations after it; -1 for none."""
     scheduler: Scheduler = Scheduler()
     """Learning rate schedule; constant by default."""
     pixel_opt: basicsr.Loss | None = None
@@ -123,8 +123,8 @@ class Training(ComputeOptions, ProgressiveTraining, basicsr.Training):
         total = whole(values.get('total_iter')) if isinstance(values, dict) else None
         if not isinstance(total, int):
             return values
-        alone = values['warm_start'].get('iter') if isinstance(values.get('warm_start'), dict) else 0
-        left = total - (alone if isinstance(alone, int) else 0)
+        alone = whole(values['warm_start'].get('iter')) if isinstance(values.get('warm_start'), dict) else 0
+        left = max(total - (alone if isinstance(alone, int) else 0), 0)
         counted = {**values}
         if 'warmup_iter' in values:
             counted['warmup_iter'] = in_iterations(values['warmup_iter'], left)

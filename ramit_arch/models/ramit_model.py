@@ -229,9 +229,12 @@ class RAMiTModel(ScoringModel):
         """
         self._stop_unless_finite()
         if current_iter == -1 and self.saved['iter'] != self.training.total_iter:
-            run: RunState | None = self.opt.get('run_state')
-            self._write((run.sampler.epoch or 0) if run else 0, self.training.total_iter)
+            self._write(self._epoch(), self.training.total_iter)
         self._write(epoch, current_iter)
+
+    def _epoch(self) -> int:
+        run: RunState | None = self.opt.get('run_state')
+        return (run.sampler.epoch or 0) if run else 0
 
     def _write(self, epoch: int, current_iter: int) -> None:
         if current_iter != -1:
@@ -304,14 +307,17 @@ class RAMiTModel(ScoringModel):
                 if loader.dataset.opt['name'] not in self.saved['validated']:  # type: ignore[attr-defined]
                     self.validation(loader, resume_state['iter'], None, val.save_img)
 
+    def can_save(self, iteration: int) -> bool:
+        """Whether the optimiser is still that of a finished iteration, and not of a phase that begins after it."""
+        return self.in_warm_start == self.schedule.in_warm_start(iteration)
+
     def asked_to_stop(self) -> int:
         return stopping.received() if self.is_train else 0
 
     def leave(self, iteration: int, number: int) -> NoReturn:
         """Save this iteration, unless it is saved, and exit."""
         if self.saved['iter'] != iteration:
-            run: RunState | None = self.opt.get('run_state')
-            self._write((run.sampler.epoch or 0) if run else 0, iteration)
+            self._write(self._epoch(), iteration)
         name = signal.Signals(number).name
         get_root_logger().info(f'Stopped by {name} after iteration {iteration:,}, which is saved; see --auto_resume.')
         raise SystemExit(128 + number)
@@ -321,6 +327,7 @@ class RAMiTModel(ScoringModel):
     def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
         if self.is_train:
             self._stop_unless_finite()
+            current_iter = min(current_iter, self.training.total_iter)  # of the last one BasicSR's loop says one more
         super().validation(dataloader, current_iter, tb_logger, save_img)
         if self.is_train and self.saved['iter'] == current_iter:
             # Update the state with the best scores, and with this dataset as validated.

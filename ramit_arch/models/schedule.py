@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ramit_arch.data.progression import Progression
 from ramit_arch.models.options import Training
 
-CUT = 0.2  # of the rate that is given: less is worth a word
+CUT = 0.2  # share of the given rate below which the log warns
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def make_schedule(train: Training, progression: Progression) -> Schedule:
 
 
 def explain_rate(train: Training, batch: int) -> str:
-    """The full learning rate at a total batch, and why: `2.5e-05 (train.optim_g.lr 0.0004 is for a batch of 64)`."""
+    """The full learning rate at a total batch, and why: `2.5e-05 (optim_g.lr 0.0004 * 4 / lr_batch_size 64)`."""
     lr, meant = train.optim_g.lr, train.lr_batch_size
     if meant in (None, batch):
         return f'{lr:.3g}'
-    why = f'train.optim_g.lr {lr:g} is for a batch of {meant}, see lr_batch_size'
-    cut = 'less than a fifth of it; ' if _scale(train, batch) < CUT else ''
-    return f'{lr * _scale(train, batch):.3g} ({cut}{why})'
+    up, down = (f'lr_batch_size {meant}', batch) if train.lr_rule == 'inverse' else (batch, f'lr_batch_size {meant}')
+    cut = ', less than a fifth of optim_g.lr' if _scale(train, batch) < CUT else ''
+    return f'{lr * _scale(train, batch):.3g} (optim_g.lr {lr:g} * {up} / {down}{cut})'
 
 
 def _scale(train: Training, batch: int) -> float:

@@ -159,6 +159,8 @@ def override(opt: dict[str, Any], assignments: list[str]) -> None:
         keys, equals, text = assignment.partition('=')
         *parents, last = keys.strip().split(':')
         section: Any = opt
+        if parents == ['logger'] and opt.get('logger') is None:
+            opt['logger'] = {}  # optional; all its keys have defaults
         for parent in parents:
             if not isinstance(section, dict) or parent not in section:
                 known = section if isinstance(section, dict) else ()
@@ -197,7 +199,7 @@ def fill_in(opt: dict[str, Any]) -> None:
         'val': {'val_freq': rarely, 'save_img': False},
     }
     for name, values in defaults.items():
-        section = opt.get(name, {} if name == 'logger' else None)
+        section = {} if name == 'logger' and opt.get(name) is None else opt.get(name)
         if isinstance(section, dict):
             opt[name] = {**section, **{key: value for key, value in values.items() if section.get(key) is None}}
 

@@ -58,7 +58,7 @@ def read_header(path: Path) -> Header:
                 channels = _BANDS.get(mode, 3)
                 unusual = None if mode in _BANDS else f'{image.format} of Pillow mode {mode}'
                 height, width = image.height, image.width
-                if exif_tags(image).get(ORIENTATION) in (5, 6, 7, 8):
+                if _orientation(image) in (5, 6, 7, 8):
                     height, width = width, height
                 return Header(height, width, channels, False, unusual)
     except UnidentifiedImageError as error:
@@ -131,10 +131,15 @@ def read_pixels(data: bytes, where: str) -> np.ndarray:
     image = decode(data, where)
     if not data.startswith(PNG):
         with Image.open(io.BytesIO(data)) as opened:
-            image = np.ascontiguousarray(orient(image, exif_tags(opened).get(ORIENTATION, 1)))
+            image = np.ascontiguousarray(orient(image, _orientation(opened)))
     if image.dtype == np.uint16:
         return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation that is still to be applied: Pillow and OpenCV apply a TIFF's."""
+    return 1 if image.format == 'TIFF' else exif_tags(image).get(ORIENTATION, 1)
 
 
 def encode(image: np.ndarray) -> bytes:

@@ -97,6 +97,7 @@ class Plan:
     entries: list[Entry]
     stores: list[Store]
     cut: Cut | None
+    middle: int | None = None  # keep only so many HQ pixels a side, in the middle
 
     @property
     def title(self) -> str:
@@ -113,6 +114,15 @@ class Plan:
         height, width = (side // self.unit * self.unit for side in (entry.hq.header.height, entry.hq.header.width))
         return list(product(self.cut.starts(height), self.cut.starts(width)))
 
+    def window(self, entry: Entry, scale: int) -> tuple[slice, slice]:
+        """What is kept of an image of 1/scale of the HQ image's size."""
+        slices = []
+        for side in (entry.hq.header.height, entry.hq.header.width):
+            kept = min(self.middle or side, side) // self.unit * self.unit
+            start = (side - kept) // 2 // self.unit * self.unit
+            slices.append(slice(start // scale, (start + kept) // scale) if kept < side else slice(None))
+        return slices[0], slices[1]
+
     def names(self, store: Store, entry: Entry) -> list[str]:
         """What an entry's images are called in a store."""
         suffix = f'x{store.scale}' if store.scale > 1 and store.format == 'png' else ''
@@ -122,11 +132,13 @@ class Plan:
 
     def copies(self, store: Store, entry: Entry) -> bool:
         """Whether a file's bytes are stored as they are."""
-        return store.kind != 'bicubic' and store.format != 'raw' and self.cut is None and store.image(entry).header.fits
+        whole = self.cut is None and self.middle is None
+        return store.kind != 'bicubic' and store.format != 'raw' and whole and store.image(entry).header.fits
 
     def job(self, store: Store) -> Job:
         """All that decides a store's contents: the options, and files by name, size and time of change."""
         cut = f', {self.cut}, multiples of {self.unit}' if self.cut else ''
+        cut += f', middle {self.middle}' if self.middle else ''
         sources = {}
         for entry in self.entries:
             image = store.image(entry)
@@ -142,7 +154,11 @@ class Plan:
         image = store.image(entry)
         if self.copies(store, entry):
             return (image.bytes // PAGE + 1) * PAGE
-        pieces = [image.header.values // (store.scale**2 if store.kind == 'bicubic' else 1)]
+        values = image.header.values
+        if self.middle is not None:
+            side = self.middle // store.scale if store.kind == 'lq' else self.middle
+            values = min(values, side**2 * image.header.channels)
+        pieces = [values // (store.scale**2 if store.kind == 'bicubic' else 1)]
         if self.cut is not None:
             pieces = [(self.cut.size // store.scale) ** 2 * image.header.channels] * len(self.places(entry))
         if store.format == 'raw':
@@ -228,7 +244,7 @@ def report(plans: list[Plan], target: Path) -> None:
     print(f'in total about {_mib(total)}; {_mib(free)} free')
     if total > free:
         raise UserError(
-            f'{target}: the disk is too small by about {_mib(total - free)}; make room or choose another --to'
+            f'{target}: the disk is too small by about {_mib(total - free)}; make room or choose another folder'
         )
 
 

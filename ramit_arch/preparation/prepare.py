@@ -160,7 +160,7 @@ def _records(one: Plan, entry: Entry, store: Store, files: _Files) -> Iterator[R
         header = image.header
         yield Record(names[0], (header.height, header.width, header.channels), files.data(image))
         return
-    pixels = files.pixels(image)
+    pixels = files.pixels(image)[one.window(entry, store.scale if store.kind == 'lq' else 1)]
     if store.kind == 'bicubic':
         pixels = downscale(pixels, store.scale)
     pieces = [pixels]
