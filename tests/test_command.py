@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from importlib.metadata import version
 from pathlib import Path
 
@@ -504,6 +507,29 @@ def test_option_file_needs_no_flag(trained: Path) -> None:
         result = call_basicsr(*arguments, cwd=trained)
         assert result.returncode == 0, result.stderr
         assert '# train.yml: a training that can start.' in result.stdout
+
+
+def test_a_terminal_shows_a_progress_line_and_a_log_does_not(trained: Path) -> None:
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 150, 0, 0))
+    command = [str(BASICSR), 'train', 'train.yml', '--force_yml', 'train:total_iter=12', 'name=shown']
+    process = subprocess.Popen(command, cwd=trained, stdout=subprocess.DEVNULL, stderr=its)
+    os.close(its)
+    text = b''
+    try:
+        while piece := os.read(ours, 4096):
+            text += piece
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0, text
+    assert b'shown: ' in text
+    assert re.search(rb'12/12 \[.*l_pix \d.*images/s', text), text
+    assert b'INFO: Start training' in text
+    [log] = (trained / 'experiments' / 'shown').glob('*.log')
+    assert 'images/s' not in log.read_text()
+    assert 'manual_seed: 3' in log.read_text()  # the options, which the terminal does not show
+    assert b'manual_seed: 3' not in text
 
 
 def test_frequencies_have_defaults(trained: Path, tmp_path: Path) -> None:
