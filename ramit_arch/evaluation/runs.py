@@ -200,6 +200,11 @@ def curves(runs: Sequence[Run]) -> Figure:
         for row, (dataset, metric) in zip(panels[1:], datasets.items(), strict=True):
             points = run.scores.get(dataset, {}).get(metric, [])
             _draw(row, points, {**look, 'marker': '.'})
+    for row, (dataset, metric) in zip(panels[1:], datasets.items(), strict=True):
+        values = [point.value for run in runs for point in run.scores.get(dataset, {}).get(metric, [])]
+        lowest = max(values) - 4 * (max(values) - float(np.quantile(values, 0.25)))
+        if min(values) < lowest and not lower_is_better(runs, dataset, metric):
+            row[0].set_ylim(bottom=lowest)  # the first validations would hide all later differences
     panels[0, 0].set_ylabel('loss')
     panels[0, 0].set_yscale('log')
     for row, (dataset, metric) in zip(panels[1:], datasets.items(), strict=True):
