@@ -80,7 +80,7 @@ def _options(args: argparse.Namespace) -> Options:
         raise UserError(f'--subimages {cut.size} {cut.step} {cut.threshold}: size and step from 1 up, threshold from 0')
     scales = tuple(dict.fromkeys(args.scale)) if args.scale else None
     formats = tuple(dict.fromkeys(args.format)) if args.format else None
-    return Options(scales, formats, cut, args.convert, args.any_count, args.workers or cores())
+    return Options(scales, formats, cut, args.convert, args.any_count, workers=args.workers or cores())
 
 
 def build(one: Plan, workers: int) -> None:
