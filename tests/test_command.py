@@ -278,7 +278,6 @@ MISTAKES = [
     ),
     (('train', 'optim_g', 'lr'), None, 'train.optim_g.lr is missing'),
     (('num_gpu',), None, 'wrong.yml: num_gpu is missing'),
-    (('logger',), None, 'wrong.yml: logger is missing'),
     (('path', 'pretrain_network_g'), 'gone.pth', 'path.pretrain_network_g is gone.pth, which does not exist'),
     # What the dataset, the model and the metrics would find after BasicSR has moved the earlier experiment.
     (
@@ -318,7 +317,7 @@ MISTAKES = [
     (('train', 'optim_g', 'beta'), [0.9, 0.99], 'train.optim_g.beta is unknown (did you mean betas?)'),
     (('train', 'optim_g', 'betas'), [1], "train.optim_g: Adam does not take {'lr': 0.001, 'betas': [1]}"),
     (('train', 'optim_g', 'eps'), -1, 'Invalid epsilon value'),
-    (('train', 'scheduler', 'milestones'), ['1'], 'it must be a list of integers from 0 up'),
+    (('train', 'scheduler', 'milestones'), ['1'], 'it must be a list of iterations, or of fractions below 1'),
     (('val', 'val_freq'), 0, 'val.val_freq is 0'),
     (('val', 'save_imgs'), True, 'val.save_imgs is unknown (did you mean save_img?)'),
     (

@@ -154,10 +154,8 @@ def test_log_says_when_a_stage_begins_and_resuming_anywhere_gives_the_same_weigh
     assert result.returncode == 0, result.stderr
     begins = [line for line in result.stderr.splitlines() if ': stage ' in line]
     assert len(begins) == 3
-    assert (
-        'Iteration 4: stage 2 of 3: LQ patches of 12, batches of 2 in total, full learning rate 0.0005 (train'
-        in begins[1]
-    )
+    rate = 'full learning rate 0.0005 (optim_g.lr 0.001 * 2 / lr_batch_size 4)'
+    assert f'Iteration 4: stage 2 of 3: LQ patches of 12, batches of 2 in total, {rate}' in begins[1]
     experiment = files / 'experiments' / 'tiny'
     final = torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']
     for done, stage in [(2, 1), (3, 2), (4, 2), (5, 3)]:  # the last and the first iteration of a stage come next

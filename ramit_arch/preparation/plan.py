@@ -116,9 +116,11 @@ class Plan:
 
     def window(self, entry: Entry, scale: int) -> tuple[slice, slice]:
         """What is kept of an image of 1/scale of the HQ image's size."""
+        if self.middle is None:
+            return slice(None), slice(None)
         slices = []
         for side in (entry.hq.header.height, entry.hq.header.width):
-            kept = min(self.middle or side, side) // self.unit * self.unit
+            kept = min(self.middle, side) // self.unit * self.unit
             start = (side - kept) // 2 // self.unit * self.unit
             slices.append(slice(start // scale, (start + kept) // scale) if kept < side else slice(None))
         return slices[0], slices[1]
