@@ -3,7 +3,7 @@
     python data_prep/prepare_photographs.py --work photographs
     basicsr prepare own --from photographs/tiles --to datasets/photographs --scale 2 4 --format raw
 
-Downloads the Debian packages of photographs.yml into WORK (54 MB), checks their SHA-256, reduces the photographs, and
+Downloads the Debian packages of photographs.yml into WORK (75 MB), checks their SHA-256, reduces the photographs, and
 keeps the tiles that have texture. It needs dpkg-deb (Debian's dpkg). Packages that are there are not downloaded again.
 """
 

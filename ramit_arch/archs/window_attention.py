@@ -169,9 +169,10 @@ def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 def _call(library: ctypes.CDLL, function: str, tensors: Sequence[Tensor | None], *sizes: int) -> None:
-    tensors = [None if x is None else x.contiguous() for x in tensors]  # those of the results are so already
+    # Outputs are contiguous; copies of inputs live until the call returns.
+    tensors = [x if x is None else x.contiguous() for x in tensors]
     dtype = next(DTYPES[x.dtype] for x in tensors if x is not None)
-    pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in tensors]
+    pointers = [ctypes.c_void_p(x if x is None else x.data_ptr()) for x in tensors]
     getattr(library, f'{function}_{dtype}')(*pointers, *map(ctypes.c_int64, sizes))
 
 

@@ -132,8 +132,10 @@ def run(args: argparse.Namespace) -> None:
 def _check_arguments(args: argparse.Namespace, file: Path) -> None:
     if file.exists():
         raise UserError(f'{file} exists; remove it, or choose another --name')
-    if (args.lq is None) == (args.kind == 'pairs'):
-        raise UserError('--lq DIR is missing: the LQ images' if args.lq is None else '--lq is for init pairs')
+    if args.kind == 'pairs' and args.lq is None:
+        raise UserError('--lq DIR is missing: the LQ images')
+    if args.kind != 'pairs' and args.lq is not None:
+        raise UserError('--lq is for init pairs')
     if args.sigma and args.kind != 'denoise':
         raise UserError('--sigma is for init denoise')
     if args.scale and args.kind == 'denoise':
@@ -192,9 +194,7 @@ def _task(args: argparse.Namespace, entries: Sequence[Entry]) -> Task:
         return Task(f'pairs at x{scale}' if scale > 1 else 'pairs', scale, color, 'RGB')
     sigma = args.sigma or [0.0, 50.0]
     level = sigma[0] if len(sigma) == 1 else sigma
-    title = (
-        f'denoising at sigma {sigma[0]:g}' if len(sigma) == 1 else f'denoising at sigma {sigma[0]:g} to {sigma[1]:g}'
-    )
+    title = 'denoising at sigma ' + ' to '.join(f'{value:g}' for value in sigma)
     return Task(title, 1, color, 'GDN' if gray else 'CDN', level)
 
 

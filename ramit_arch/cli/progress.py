@@ -25,7 +25,7 @@ class _AboveTheLine:
 
 
 class TrainingProgress:
-    """Follows a model's iterations; without a terminal, and in all processes but the first, it shows nothing.
+    """Progress of the iterations, shown by the first process on a terminal.
 
     Args:
         model: of BasicSR; its `get_current_log`, which is called every `print_freq` iterations, is wrapped.

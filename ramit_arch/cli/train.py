@@ -59,7 +59,7 @@ def _archive(command: str, opt_file: str, experiments_root: str) -> None:
 
 
 class _ForTheFile(str):
-    """What is logged to the file alone: on a terminal it would hide what matters."""
+    """A message for the log file only."""
 
 
 def _env_info() -> _ForTheFile:

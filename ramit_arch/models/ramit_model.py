@@ -327,7 +327,7 @@ class RAMiTModel(ScoringModel):
     def validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool = False) -> None:
         if self.is_train:
             self._stop_unless_finite()
-            current_iter = min(current_iter, self.training.total_iter)  # of the last one BasicSR's loop says one more
+            current_iter = min(current_iter, self.training.total_iter)  # BasicSR calls the last with total_iter + 1
         super().validation(dataloader, current_iter, tb_logger, save_img)
         if self.is_train and self.saved['iter'] == current_iter:
             # Update the state with the best scores, and with this dataset as validated.
