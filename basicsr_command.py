@@ -36,6 +36,7 @@ if multiprocessing.current_process().name != 'MainProcess':
 EXAMPLES = {
     'init': 'basicsr init sr --data photographs --hours 2\n'
     '  basicsr init denoise --data photographs --sigma 25 --name at25\n'
+    '  basicsr init sr --data photographs --network MyNet --import my_net.py --store datasets/mine --name other\n'
     '  basicsr init pairs --data clean --lq noisy --name camera',
     'train': 'basicsr train -opt options/train_RAMiT_SRx2.yml\n'
     '  basicsr train -opt options/train_RAMiT_SRx2.yml --auto_resume\n'
@@ -123,12 +124,16 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
     export.add_argument('--to', required=True, metavar='FILE', help='the file to write, .safetensors')
     _add_data_verbs(verbs)
+    by_file = (train, test, compare, options, check)
     for verb in (train, check, options):
         _add_option_file(verb, OPTION_FILE, required=verb is not options)
     for verb in (test, compare):
         text = 'of a training file or experiment folder, the validation sets are tested with its best network'
         _add_option_file(verb, f'{OPTION_FILE}; {text}', required=False)
         verb.add_argument('-m', '--model', metavar='PATH', help=MODEL)
+        verb.add_argument(
+            '-o', '--output', default='results', metavar='DIR', help='folder above NAME/ (default: results)'
+        )
     complexity.add_argument('-opt', nargs='+', default=[], metavar='FILE', help='option files, one row each')
     complexity.add_argument('-m', '--model', nargs='+', default=[], metavar='PATH', help='checkpoints, one row each')
     for verb in (test, compare, complexity, export):
@@ -162,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
     check.add_argument('--decode', action='store_true', help='also decode every image once')
     check.set_defaults(launcher='none', auto_resume=False, debug=False)
-    for verb in (train, test, compare, options, check, complexity):
+    for verb in (*by_file, complexity):
         verb.add_argument(
             '--force_yml',
             nargs='+',
@@ -171,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar='KEY:KEY=VALUE',
             help='change options; values are YAML',
         )
-    for verb in (train, test, compare, options, check, complexity, runs, export, verbs.choices['restore']):
+    for verb in (*by_file, complexity, runs, export, verbs.choices['init'], verbs.choices['restore']):
         verb.add_argument(
             '--import',
             dest='imports',
@@ -220,8 +225,13 @@ def _add_init(verbs: argparse._SubParsersAction) -> None:
     init.add_argument('--sigma', type=_sigma, nargs='+', metavar='N', help='denoise: level, or range (default: 0 50)')
     init.add_argument('--gray', action='store_true', help='gray instead of RGB')
     init.add_argument('--hours', type=_hours, default=2.0, metavar='N', help='length of the training (default: 2)')
-    init.add_argument('--network', choices=['tiny', 'slim', 'full'], help='default: tiny on a CPU, slim on a GPU')
+    init.add_argument(
+        '--network', metavar='NAME', help='tiny, slim, full or any registered network (default: tiny; slim on a GPU)'
+    )
     init.add_argument('--name', type=_name, default='mine', metavar='NAME', help='of option file and experiment')
+    init.add_argument(
+        '--store', metavar='DIR', help='where the images are prepared (default: datasets/NAME); trainings may share it'
+    )
 
 
 def _sigma(text: str) -> float:
@@ -383,7 +393,7 @@ def run(args: argparse.Namespace) -> None:
         # The default before Python 3.14. With its forkserver, every worker of a loader takes seconds to import PyTorch.
         multiprocessing.set_start_method('fork')
     keep_freed_memory()
-    limit_threads()
+    configure_threads()
     with _interruptible():
         importlib.import_module('ramit_arch')  # checks and repairs what the verb's modules import
     if getattr(args, 'imports', None):
@@ -405,8 +415,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def limit_threads() -> None:
-    """Let PyTorch start no more threads than the control group (a container) has CPUs; it looks at the machine's."""
+def configure_threads() -> None:
+    """Let PyTorch start no more threads than the control group (a container) has CPUs; it looks at the machine's.
+
+    OpenMP's threads spin for milliseconds while they wait, which stalls other processes, such as a second training.
+    They are to sleep sooner; alone on a machine this costs nothing.
+    """
+    os.environ.setdefault('GOMP_SPINCOUNT', '1000')
     if sys.platform != 'linux' or 'OMP_NUM_THREADS' in os.environ:
         return
     try:

@@ -248,6 +248,7 @@ def test_a_mistake_is_told_and_not_what_follows_from_it(
     (put(TEST, ('datasets',), {}), ['datasets is {}; it must be a section with datasets']),
     (put(TEST, ('datasets', 'test_s0.5'), ROOT),
      ['datasets.test_s0.5.name is missing', 'datasets.test_s0.5.type is missing']),
+    (put(TEST, ('val', 'strips'), 2), ['val.strips is for training; set val.save_img for the whole images']),
     ({**TEST, 'scale': 1, 'network_g': {'type': 'RAMiT', 'upscale': 1}, 'val': {'protocol': 'CDN', 'save_img': False},
       'datasets': {'test': {'name': 'a_sigma25', 'type': 'GaussianDenoisingDataset', 'dataroot_gt': 'a',
                             'sigma': [0, 50]}}},

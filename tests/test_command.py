@@ -87,6 +87,15 @@ def test_test_restores_scores_and_compares(trained: Path) -> None:
     assert (results / 'comparison_tiny_val.png').is_file()
 
 
+def test_results_go_where_they_are_wanted(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'new' / 'out'
+    for verb, last in (('test', 'Scores, images and log: {}'), ('compare', '{}/comparison_tiny_val.png')):
+        result = call_basicsr(verb, 'test.yml', '-o', str(out), cwd=trained)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip().endswith(last.format(out / 'tiny'))
+    assert sorted(path.suffix for path in (out / 'tiny').iterdir()) == ['', '', '.log', '.png', '.txt']
+
+
 def test_auto_resume_goes_on_where_the_run_stopped(trained: Path, tmp_path: Path) -> None:
     opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq')
     opt['train']['total_iter'] = 2
@@ -810,8 +819,8 @@ def test_a_container_gets_no_more_threads_than_it_has_cpus(
     monkeypatch.setattr(basicsr_command, 'CPU_LIMIT', tmp_path / 'cpu.max')
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(4), raising=False)
     monkeypatch.delenv('OMP_NUM_THREADS')
-    basicsr_command.limit_threads()
+    basicsr_command.configure_threads()
     assert os.environ.get('OMP_NUM_THREADS') == threads
     monkeypatch.setenv('OMP_NUM_THREADS', '3')  # of the user
-    basicsr_command.limit_threads()
+    basicsr_command.configure_threads()
     assert os.environ['OMP_NUM_THREADS'] == '3'

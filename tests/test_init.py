@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from helpers import call_basicsr, photograph
+from helpers import ROOT, call_basicsr, photograph
 from PIL import Image
 
 from ramit_arch import PairedRestorationDataset
@@ -99,6 +99,26 @@ def test_pairs_are_found_by_what_their_names_differ_in(name: str, rule: str, tmp
     assert 'clean: 6 images' in result.stdout
 
 
+def test_a_network_of_ones_own_trains_on_the_same_images(tmp_path: Path) -> None:
+    write_pictures(tmp_path / 'photos', count=12)
+    net = (ROOT / 'tests' / 'data' / 'plain_net.py').read_text()
+    (tmp_path / 'plain_net.py').write_text(net)
+    first = run(tmp_path, 'sr', '--data', 'photos', '--scale', '3')
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / 'datasets').rglob('*') if file.is_file()}
+    flags = ('--import', 'plain_net.py')
+    arguments = ('sr', '--data', 'photos', '--scale', '3', '--hours', '0.001', '--store', 'datasets/mine')
+    result = call_basicsr('init', *arguments, '--network', 'PlainNet', '--name', 'plain', *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith('next: basicsr train plain.yml --import plain_net.py\n')
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / 'datasets').rglob('*') if file.is_file()}
+    second = yaml.safe_load((tmp_path / 'plain.yml').read_text())
+    assert second['datasets'] == first['datasets']
+    assert second['network_g'] == {'type': 'PlainNet', 'upscale': 3}
+    result = call_basicsr('train', 'plain.yml', *flags, '--force_yml', 'train:total_iter=2', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith('Networks, states, scores and log: experiments/plain\n')
+
+
 @pytest.mark.parametrize(('sigma', 'trained', 'scored'), [((), [0, 50], 25), (('15',), 15, 15)])
 def test_gray_photographs_become_a_denoiser(
     sigma: tuple[str, ...], trained: object, scored: int, tmp_path: Path
@@ -135,6 +155,11 @@ def test_the_hours_set_the_iterations(tmp_path: Path, monkeypatch: pytest.Monkey
         ),
         (['sr', '--data', 'photos', '--sigma', '5'], '--sigma is for init denoise'),
         (['denoise', '--data', 'photos', '--scale', '2'], '--scale is for init sr and init pairs'),
+        (
+            ['sr', '--data', 'photos', '--network', 'RAMIT'],
+            '--network RAMIT: neither tiny, slim, full nor a registered network',
+        ),
+        (['sr', '--data', 'photos', '--network', 'ECBSR'], 'ECBSR cannot be built:\nnetwork_g.num_block is missing'),
         (['sr', '--data', 'photos', '--name', 'there'], 'there.yml exists; remove it, or choose another --name'),
     ],
 )

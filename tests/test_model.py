@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramit_arch import RAMiT, RAMiTModel
 from ramit_arch.errors import UserError
+from ramit_arch.evaluation.comparison import CELL, MARGIN, THUMBNAIL
 from ramit_arch.inference.checkpoints import read_weights
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -290,6 +292,26 @@ def test_scores_of_every_image_are_written_and_their_mean_is_the_logged_one(
         assert content['mean'][metric] == pytest.approx(mean, rel=1e-12)
         assert float(rows[3][metric]) == pytest.approx(mean, abs=1e-6)
     assert content['metrics']['psnr'] == {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}
+
+
+def test_strip_shows_the_same_crop_at_every_validation(tmp_path: Path, pairs: tuple[Path, Path]) -> None:
+    model = make_model(tmp_path, val={'strips': 2}, total_iter=100)
+    section = {**tiny_options(*pairs)['datasets']['val'], 'phase': 'val', 'scale': 2}
+    loader = build_dataloader(build_dataset(section), section)
+    folder = tmp_path / 'visualization' / 'tiny_val'
+    widths = []
+    for iteration in range(4, 100, 4):
+        model.validation(loader, iteration, None, save_img=False)
+        strip = cv2.imread(str(folder / '0' / 'strip.png'))
+        widths.append(strip.shape[1])
+    assert sorted(path.name for path in folder.iterdir()) == ['0', '1']
+    assert len(list((folder / '0' / 'strip').iterdir())) == len(widths)
+    assert widths[9:] == widths[9:10] * (len(widths) - 9)  # ten of them at most
+    cells = np.split(strip[:, MARGIN:], range(CELL[0], strip.shape[1] - MARGIN, CELL[0]), axis=1)
+    first, last = (cv2.imread(str(folder / '0' / 'strip' / f'{i}.png')) for i in (4, 96))
+    assert np.array_equal(cells[3][MARGIN:], first)  # after overview, LQ and bicubic
+    assert np.array_equal(cells[-2][MARGIN:], last)
+    assert np.array_equal(first[:THUMBNAIL], last[:THUMBNAIL])  # nothing was trained between them
 
 
 def test_scores_are_those_of_the_saved_images(tmp_path: Path, pairs: tuple[Path, Path]) -> None:

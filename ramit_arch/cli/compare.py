@@ -18,12 +18,12 @@ SHEET_ROWS = 12
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print each test set's scores beside the baseline's, and write results/<name>/comparison_<set>.{txt,png}."""
+    """Print each test set's scores beside the baseline's, and write comparison_<set>.{txt,png} to the results."""
     choose_option_file(args)
     opt = resolve(args, args.opt)
     problems = checks.find_problems(opt, training=False) or checks.missing_files(opt, checkpoints=False)
     raise_problems(problems, args.opt, args.force_yml, testing=True)
-    folder = Path('results', opt['name'])
+    folder = Path(args.output, opt['name'])
     for phase, dataset in sorted(opt['datasets'].items()):
         name = dataset['name']
         results = comparison.read_results(folder, name)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         (folder / f'comparison_{name}.txt').write_text(text + '\n', encoding='utf-8')
         picture = folder / f'comparison_{name}.png'
         comparison.sheet(shown).save(picture)
-        print(f'\n{name}\n{text}\n\nComparison sheet: {picture}')
+        print(f'\n{name}\n{text}\n\nTable and sheet of crops: {picture.with_suffix(".txt")}, {picture}')
 
 
 def _check_checkpoint(tested: str | None, asked: str, folder: Path) -> None:

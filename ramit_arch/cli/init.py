@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +16,11 @@ import cv2
 import torch
 import torch.nn.functional as F
 from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
 
 from ramit_arch import options
 from ramit_arch.cli import checks
-from ramit_arch.errors import UserError, counted
+from ramit_arch.errors import UserError, counted, suggestion
 from ramit_arch.files import atomic_write
 from ramit_arch.inference.compute import Compute
 from ramit_arch.options import packaged
@@ -29,7 +32,11 @@ from ramit_arch.preparation.workers import cores
 HELD_OUT = 0.1  # of the images
 MOST_HELD_OUT = 20
 MIDDLE = 512  # ground truth pixels a side that are kept of a held-out image: validation is not tiled
-NETWORKS = {'tiny': 'train_RAMiT-tiny_SRx2', 'slim': 'train_RAMiT-slimSR_SRx2', 'full': 'train_RAMiT_SRx2'}
+NETWORKS = {  # packaged option files whose network is taken: for super-resolution, and at scale 1
+    'tiny': ('train_RAMiT-tiny_SRx2', 'train_RAMiT-tiny_CDN'),
+    'slim': ('train_RAMiT-slimSR_SRx2', 'train_RAMiT-slimLLE_LLE'),
+    'full': ('train_RAMiT_SRx2', 'train_RAMiT_CDN'),
+}
 SIZES = {'cpu': (16, 32), 'cuda': (32, 64)}  # batch and LQ patch
 EPOCH = 1000  # iterations, about
 WARM_UP, MEASURED = 3, 7  # steps
@@ -83,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the pictures cannot be used, or something is where it would write.
     """
-    file, target = Path(f'{args.name}.yml'), Path('datasets', args.name)
+    file, target = Path(f'{args.name}.yml'), Path(args.store or Path('datasets', args.name))
     _check_arguments(args, file)
     cv2.setNumThreads(1)  # the workers are threads
     found = look(args, target)
@@ -93,24 +100,26 @@ def run(args: argparse.Namespace) -> None:
     entries, patch = _large_enough(found.entries, patch, task.scale)
     training, held_out = split(entries)
     plans = _plans(found, training, held_out, target)
+    network = args.network or ('tiny' if device.type == 'cpu' else 'slim')
+    network_g = _network(network, task)
     report(plans, target)
     for plan in plans:
         build(plan, cores())
-    network = args.network or ('tiny' if device.type == 'cpu' else 'slim')
-    network_g = _network(network, task, plans[0])
+    _set_if_accepted(network_g, _normalisation(task, plans[0]))
     step, validation = seconds_of(network_g, batch, patch, task.scale, device)
     validations = int(VALIDATING * args.hours * 3600 / (validation * len(held_out)))
     validations = min(max(validations, 1), MOST_VALIDATIONS)
     left = args.hours * 3600 - validations * validation * len(held_out)
     iterations = max(int(float(f'{left / step:.2g}')), 100)
     length = Length(batch, patch, iterations, step, validations, device)
-    opt = make_options(args.name, task, plans, network_g, length)
+    opt = make_options(args.name, target.name, task, plans, network_g, length)
     hours = (iterations * step + validations * validation * len(held_out)) / 3600
+    imports = f' --import {shlex.join(args.imports)}' if args.imports else ''
     head = (
         f'{task.title}, on {args.data}\n'
-        f'  basicsr check {file}\n'
-        f'  basicsr train {file}  # --auto_resume continues\n'
-        f'  basicsr test -m experiments/{args.name}  # scores what was held out'
+        f'  basicsr check {file}{imports}\n'
+        f'  basicsr train {file}{imports}  # --auto_resume continues\n'
+        f'  basicsr test -m experiments/{args.name}{imports}  # scores what was held out'
     )
     comments = {
         'num_gpu': 'every GPU there is; 0 is the CPU',
@@ -126,12 +135,15 @@ def run(args: argparse.Namespace) -> None:
         file.unlink()
         raise
     print(f'{network}: {iterations:,} iterations at {step:.2f} s, about {hours:.2g} hours on this machine')
-    print(f'wrote {file} and {target}\nnext: basicsr train {file}')
+    print(f'wrote {file} and {target}\nnext: basicsr train {file}{imports}')
 
 
 def _check_arguments(args: argparse.Namespace, file: Path) -> None:
     if file.exists():
         raise UserError(f'{file} exists; remove it, or choose another --name')
+    if args.network not in (None, *NETWORKS) and checks.registered(args.network, 'arch') is None:
+        near = suggestion(args.network, [*NETWORKS, *ARCH_REGISTRY.keys()])
+        raise UserError(f'--network {args.network}: neither {", ".join(NETWORKS)} nor a registered network{near}')
     if args.kind == 'pairs' and args.lq is None:
         raise UserError('--lq DIR is missing: the LQ images')
     if args.kind != 'pairs' and args.lq is not None:
@@ -216,17 +228,40 @@ def _plans(found: Plan, training: list[Entry], held_out: list[Entry], target: Pa
     return [replace(found, entries=training, stores=raw), held]
 
 
-def _network(name: str, task: Task, training: Plan) -> dict[str, Any]:
-    """The network of a packaged option file, for a task and with the statistics of its training images."""
-    network = dict(options.load(packaged.find(NETWORKS[name]))['network_g'])
-    found = image_statistics([training.stores[-1].target], task.color, cores())  # LQ, where there are such images
-    mean, std = ([round(float(value), 4) for value in values] for values in (found.pixel_mean, found.pixel_std))
-    network |= {'upscale': task.scale, 'img_mean': mean, 'img_std': [max(value, 0.01) for value in std]}
-    if task.color == 'gray':
-        network['in_chans'] = 1
-    if task.sigma is not None:
-        network['reciprocal_helper'] = False  # Tab. B
+def _network(name: str, task: Task) -> dict[str, Any]:
+    """The network of a packaged option file, or a registered one, for a task.
+
+    Raises:
+        UserError: such a network cannot be built.
+    """
+    files = NETWORKS.get(name)
+    network: dict[str, Any] = {'type': name}
+    if files is not None:
+        network = dict(options.load(packaged.find(files[task.scale == 1]))['network_g'])
+    channels = 1 if task.color == 'gray' else 3
+    sizes = {'upscale': task.scale, 'in_chans': channels}
+    basicsr = {'scale': task.scale, 'num_in_ch': channels, 'num_out_ch': channels}  # what BasicSR's networks call them
+    unknown = {'img_mean': [0.5] * channels, 'img_std': [0.25] * channels}  # until the images are prepared
+    _set_if_accepted(network, sizes | basicsr | unknown)
+    problems = checks.network_problems({'network_g': network, 'scale': task.scale})
+    if problems:
+        raise UserError('\n'.join([f'{name} cannot be built:', *(problem.text for problem in problems)]))
     return network
+
+
+def _set_if_accepted(network: dict[str, Any], values: dict[str, Any]) -> None:
+    """Set those of the values that the network has a parameter for, unless they are its defaults."""
+    parameters = inspect.signature(ARCH_REGISTRY.get(network['type'])).parameters
+    for key, value in values.items():
+        if key in parameters and network.get(key, parameters[key].default) != value:
+            network[key] = value
+
+
+def _normalisation(task: Task, training: Plan) -> dict[str, Any]:
+    """The statistics of the training images, of the LQ images where there are such."""
+    found = image_statistics([training.stores[-1].target], task.color, cores())
+    mean, std = ([round(float(value), 4) for value in values] for values in (found.pixel_mean, found.pixel_std))
+    return {'img_mean': mean, 'img_std': [max(value, 0.01) for value in std]}
 
 
 def seconds_of(
@@ -267,7 +302,7 @@ def _median(run: Callable[[], None], device: torch.device) -> float:
 
 
 def make_options(
-    name: str, task: Task, plans: Sequence[Plan], network_g: dict[str, Any], length: Length
+    name: str, dataset: str, task: Task, plans: Sequence[Plan], network_g: dict[str, Any], length: Length
 ) -> dict[str, Any]:
     """The training, as an option file holds it."""
     training, held_out = (_roots(plan, task) for plan in plans)
@@ -276,13 +311,14 @@ def make_options(
     noise = {} if task.sigma is None else {'sigma': task.sigma}
     level = _level(task.sigma)
     train = {
-        'name': name, 'type': kind, **training, **noise, **color, 'io_backend': {'type': 'raw'},
+        'name': dataset, 'type': kind, **training, **noise, **color, 'io_backend': {'type': 'raw'},
         'repeat': max(round(EPOCH * length.batch / len(plans[0].entries)), 1), 'lq_patch_size': length.patch,
         'batch_size_per_gpu': length.batch, 'use_hflip': True, 'use_rot': True,
         'num_worker_per_gpu': min(max(cores() // 2, 1), 8), 'persistent_workers': True,
     }  # fmt: skip
     val = {
-        'name': f'{name}_held_out' + ('' if level is None else f'_sigma{level:g}'), 'type': kind, **held_out, **color,
+        'name': f'{dataset}_held_out' + ('' if level is None else f'_sigma{level:g}'), 'type': kind, **held_out,
+        **color,
         **({} if level is None else {'sigma': level}), 'io_backend': {'type': 'disk'},
         **({'filename_tmpl': f'{{}}x{task.scale}'} if task.scale > 1 else {}),
     }  # fmt: skip
@@ -299,7 +335,7 @@ def make_options(
             'scheduler': {'type': 'MultiStepLR', 'milestones': [0.4, 0.6, 0.75, 0.875, 0.95], 'gamma': 0.5},
             'pixel_opt': {'type': 'L1Loss'},
         },
-        'val': {'val_freq': rarely, **compiled, 'protocol': task.protocol},
+        'val': {'val_freq': rarely, **compiled, 'protocol': task.protocol, 'strips': 3},
         'logger': {
             'print_freq': max(min(length.iterations // 200, 100), 1), 'save_checkpoint_freq': rarely,
             'keep_checkpoints': 3,

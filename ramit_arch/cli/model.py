@@ -45,7 +45,7 @@ def options_of_test(opt: dict[str, Any], file: str) -> dict[str, Any]:
         **kept,
         'datasets': {f'test_{i}': section for i, section in enumerate(sections, 1)},
         'path': {},
-        'val': {**{key: value for key, value in val.items() if key != 'val_freq'}, 'save_img': True},
+        'val': {**{key: value for key, value in val.items() if key not in ('val_freq', 'strips')}, 'save_img': True},
     }
 
 

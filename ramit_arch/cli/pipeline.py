@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from basicsr.utils import get_env_info, get_root_logger
+from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.options import dict2str
 
 from ramit_arch import options, stopping
 from ramit_arch.cli.checks import check
@@ -42,8 +48,8 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
     return opt
 
 
-def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], training: bool) -> None:
-    """Run BasicSR's train_pipeline or test_pipeline in the current folder.
+def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], training: bool) -> str:
+    """Run BasicSR's train_pipeline or test_pipeline in the current folder, and return the run's name.
 
     Raises:
         UserError: the option file or the launcher cannot work.
@@ -73,6 +79,7 @@ def run_pipeline(args: argparse.Namespace, pipeline: Callable[[str], None], trai
                 stopping.reset_sigchld()
         except (RuntimeError, ConnectionError, EOFError) as error:
             raise _explained(error) from error
+    return str(opt['name'])
 
 
 def _explained(error: Exception) -> Exception:
@@ -86,3 +93,49 @@ def _explained(error: Exception) -> Exception:
     if isinstance(error, torch.distributed.DistError) or 'gloo' in text or 'by peer' in text:
         return UserError(f'another process of this run has ended, see its message ({text}); {kept}')
     return error
+
+
+@contextmanager
+def replaced(module: ModuleType, **functions: Any) -> Iterator[None]:
+    """Functions that BasicSR's loop, in `module`, calls, replaced by others."""
+    originals = {name: getattr(module, name) for name in functions}
+    try:
+        for name, function in functions.items():
+            setattr(module, name, function)
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(module, name, function)
+
+
+class _ForTheFile(str):
+    """A message for the log file only."""
+
+
+def _env_info() -> _ForTheFile:
+    for handler in get_root_logger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(lambda record: not isinstance(record.msg, _ForTheFile))
+    return _ForTheFile(get_env_info())
+
+
+def _options_as_text(opt: dict[str, Any]) -> _ForTheFile:
+    folder = opt['path'].get('experiments_root') or opt['path']['results_root']
+    get_root_logger().info(f'Writing to {relative(folder)}')
+    return _ForTheFile(dict2str(opt))
+
+
+# A log starts with a screenful of what runs; versions and all options go to the file.
+SHORT_START = {'get_env_info': _env_info, 'dict2str': _options_as_text}
+
+
+def relative(path: str | Path) -> Path:
+    """A path as one would type it: from the current folder, if it lies below."""
+    path, here = Path(path), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def print_written(what: str, folder: str | Path) -> None:
+    """The last line of a run, of its first process."""
+    if get_dist_info()[0] == 0:
+        print(f'{what}: {relative(folder)}')

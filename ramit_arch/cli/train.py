@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 import signal
 import sys
@@ -18,12 +17,11 @@ import basicsr.train
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.train import train_pipeline
-from basicsr.utils import get_env_info, get_root_logger
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
-from basicsr.utils.options import dict2str
 
 from ramit_arch import stopping
-from ramit_arch.cli.pipeline import run_pipeline
+from ramit_arch.cli.pipeline import SHORT_START, print_written, replaced, run_pipeline
 from ramit_arch.cli.progress import TrainingProgress
 from ramit_arch.files import atomic_write
 from ramit_arch.models.ramit_model import RAMiTModel
@@ -32,21 +30,9 @@ from ramit_arch.models.ramit_model import RAMiTModel
 def run(args: argparse.Namespace) -> None:
     """Train by BasicSR's own loop."""
     archive = partial(_archive, shlex.join(['basicsr', *sys.argv[1:]]))
-    with stoppable(), _replaced(copy_opt_file=archive, get_env_info=_env_info, dict2str=_options_as_text):
-        run_pipeline(args, train_pipeline, training=True)
-
-
-@contextmanager
-def _replaced(**functions: Any) -> Iterator[None]:
-    """Functions that BasicSR's loop calls, replaced by others."""
-    originals = {name: getattr(basicsr.train, name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(basicsr.train, name, function)
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(basicsr.train, name, function)
+    with stoppable(), replaced(basicsr.train, copy_opt_file=archive, **SHORT_START):
+        name = run_pipeline(args, train_pipeline, training=True)
+    print_written('Networks, states, scores and log', Path('experiments', name))
 
 
 @master_only
@@ -56,22 +42,6 @@ def _archive(command: str, opt_file: str, experiments_root: str) -> None:
     text = Path(opt_file).read_text(encoding='utf-8')
     root = Path(experiments_root)
     atomic_write(root / f'{root.name}.yml', (head + text).encode())
-
-
-class _ForTheFile(str):
-    """A message for the log file only."""
-
-
-def _env_info() -> _ForTheFile:
-    for handler in get_root_logger().handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.addFilter(lambda record: not isinstance(record.msg, _ForTheFile))
-    return _ForTheFile(get_env_info())
-
-
-def _options_as_text(opt: dict[str, Any]) -> _ForTheFile:
-    get_root_logger().info(f'Writing to {Path(opt["path"]["experiments_root"]).relative_to(opt["root_path"])}')
-    return _ForTheFile(dict2str(opt))
 
 
 @contextmanager
@@ -101,7 +71,7 @@ def stoppable() -> Iterator[None]:
             model.update_learning_rate = partial(_leave_or, model.update_learning_rate, model, samplers[0], group)
         return model
 
-    with _replaced(create_train_val_dataloader=create_loaders_and_note, build_model=build_and_note):
+    with replaced(basicsr.train, create_train_val_dataloader=create_loaders_and_note, build_model=build_and_note):
         try:
             yield
         except Exception:

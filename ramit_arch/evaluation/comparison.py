@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,15 @@ from PIL import Image, ImageDraw, ImageFont
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.scores import mean_scores
 from ramit_arch.evaluation.text import aligned
+from ramit_arch.files import atomic_write
 
 CROP = 64  # ground truth pixels a side
 ZOOM = 4
 LQ = 'LQ'  # the baseline of all tasks but super-resolution
 MARGIN, LINE = 8, 18
 THUMBNAIL = CROP * ZOOM
+CELL = THUMBNAIL + MARGIN, THUMBNAIL + 2 * LINE + MARGIN
+STRIP = 10  # validations
 
 
 class Restoration(NamedTuple):
@@ -136,21 +140,42 @@ def sheet(comparisons: list[Comparison]) -> Image.Image:
 
     The box lies where the baseline is farthest from the ground truth, so that the choice favours no method.
     """
-    rows = [_row(comparison) for comparison in comparisons]
-    width = MARGIN + len(rows[0]) * (THUMBNAIL + MARGIN)
-    row_height = THUMBNAIL + 2 * LINE + MARGIN
-    page = Image.new('RGB', (width, MARGIN + len(rows) * row_height), 'white')
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    return _grid([_cells(comparison) for comparison in comparisons])
+
+
+def add_to_strip(folder: Path, iteration: int, comparison: Comparison) -> None:
+    """Draw what a training made of an image so far: the sheet's crop, of at most ten validations.
+
+    Args:
+        folder: keeps the crops from validation to validation; `folder`.png shows them.
+        iteration: of this validation.
+        comparison: the image; the last method is the network as it is now.
+    """
+    *before, now, gt = _cells(comparison)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(now, folder / f'{iteration}.png')
+    kept = {int(file.stem): file for file in folder.glob('*.png') if file.stem.isdecimal()}
+    past = sorted(i for i in kept if i < iteration)
+    chosen = past if len(past) < STRIP else [past[i * (len(past) - 1) // (STRIP - 2)] for i in range(STRIP - 1)]
+    _save(_grid([[*before, *(Image.open(kept[i]) for i in chosen), now, gt]]), folder.with_suffix('.png'))
+
+
+def _save(image: Image.Image, file: Path) -> None:
+    content = io.BytesIO()
+    image.save(content, 'png')
+    atomic_write(file, content.getvalue())
+
+
+def _grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    width, height = CELL
+    page = Image.new('RGB', (MARGIN + width * max(map(len, rows)), MARGIN + height * len(rows)), 'white')
     for i, row in enumerate(rows):
-        top = MARGIN + i * row_height
-        for j, (picture, caption) in enumerate(row):
-            left = MARGIN + j * (THUMBNAIL + MARGIN)
-            page.paste(picture, (left, top))
-            draw.multiline_text((left, top + THUMBNAIL + 2), caption, 'black', font, spacing=3)
+        for j, cell in enumerate(row):
+            page.paste(cell, (MARGIN + j * width, MARGIN + i * height))
     return page
 
 
-def _row(c: Comparison) -> list[tuple[Image.Image, str]]:
+def _cells(c: Comparison) -> list[Image.Image]:
     y, x = _hardest_place(c)
     overview = _picture(c.gt)
     box = (x, y, x + CROP - 1, y + CROP - 1)
@@ -158,13 +183,21 @@ def _row(c: Comparison) -> list[tuple[Image.Image, str]]:
     for colour, width in [('black', 2 * line), ('yellow', line)]:  # seen on any background
         ImageDraw.Draw(overview).rectangle(box, outline=colour, width=width)
     overview.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    cells = [(overview, f'{c.name}\n{c.gt.shape[1]}x{c.gt.shape[0]}')]
+    cells = [_cell(overview, f'{c.name}\n{c.gt.shape[1]}x{c.gt.shape[0]}')]
     shown = [] if LQ in c.methods else [(c.lq, LQ)]
     shown += [(method.picture, f'{name}\n{_scores(method.scores)}') for name, method in c.methods.items()]
     for image, caption in [*shown, (c.gt, 'ground truth')]:
         crop = _picture(image[y : y + CROP, x : x + CROP])
-        cells.append((crop.resize((crop.width * ZOOM, crop.height * ZOOM), Image.Resampling.NEAREST), caption))
+        cells.append(_cell(crop.resize((crop.width * ZOOM, crop.height * ZOOM), Image.Resampling.NEAREST), caption))
     return cells
+
+
+def _cell(picture: Image.Image, caption: str) -> Image.Image:
+    cell = Image.new('RGB', CELL, 'white')
+    cell.paste(picture, (0, 0))
+    font = ImageFont.load_default(14)
+    ImageDraw.Draw(cell).multiline_text((0, THUMBNAIL + 2), caption, 'black', font, spacing=3)
+    return cell
 
 
 def _hardest_place(c: Comparison) -> tuple[int, int]:

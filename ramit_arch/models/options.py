@@ -164,6 +164,10 @@ class Validation(ComputeOptions, basicsr.Validation):
     size_multiple: Count = 1
     """Pad images to multiples of this and crop the outputs; for networks that need it (SwinIR: its window size, 8)."""
 
+    strips: Natural = 0
+    """Number of images per validation set for which visualization/SET/IMAGE/strip.png shows the same crop at every
+    validation. Training."""
+
     def all_metrics(self, scale: int) -> dict[str, dict[str, Any]]:
         """BasicSR's metrics of the protocol, and those that `metrics` adds."""
         standard = standard_metrics(self.protocol, scale)
@@ -280,3 +284,8 @@ class TestFile(CommonFile, basicsr.TestFile):
     """Ignored."""
     logger: Annotated[dict[str, Any] | None, 'ignored'] = None
     """Ignored."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        yield from super().conflicts()
+        if self.val.strips:
+            yield ('val', 'strips'), 'is for training; set val.save_img for the whole images'

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import cv2
+import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ramit_arch.errors import UserError
+from ramit_arch.evaluation import comparison
 from ramit_arch.evaluation.protocols import describe
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.files import atomic_write
@@ -121,11 +123,12 @@ class ScoringModel(SRModel):
         rows, number = [], 0
         # None: on a terminal only
         progress = tqdm(dataloader, desc=f'Test {name}', unit='image', leave=False, disable=True if quiet else None)
-        for data in progress:
+        for i, data in enumerate(progress):
             number = self.asked_to_stop()
             if number:
                 break
-            rows.append(self._restore_and_score(data, name, current_iter, save_img))
+            in_strip = self.is_train and rank + i * processes < self.scoring.strips
+            rows.append(self._restore_and_score(data, name, current_iter, save_img, in_strip))
         if processes > 1:  # also those that were asked to stop: the others wait here
             shares: list[tuple[list[dict[str, Any]], int]] = [([], 0)] * processes
             torch.distributed.all_gather_object(shares, (rows, number), self.control)
@@ -147,7 +150,7 @@ class ScoringModel(SRModel):
         """Called when a set is scored while training, with `best_metric_results` up to date."""
 
     def _restore_and_score(
-        self, data: dict[str, Any], name: str, current_iter: int | str, save_img: bool
+        self, data: dict[str, Any], name: str, current_iter: int | str, save_img: bool, in_strip: bool
     ) -> dict[str, Any]:
         self.feed_data(data)
         try:
@@ -170,6 +173,8 @@ class ScoringModel(SRModel):
                 row[metric] = self._score(metric, images, f'{row["image"]} of {name}')
                 if math.isnan(row[metric]):
                     get_root_logger().warning(f'{row["image"]}: too small for {metric}, so the mean is NaN.')
+            if in_strip:
+                self._draw_strip(row, data, restored, name, int(current_iter))
             del self.gt
         del self.lq, self.output
         if save_img:
@@ -185,6 +190,16 @@ class ScoringModel(SRModel):
         except Exception as error:  # whatever another package's metric raises
             text = str(error).strip().partition('\n')[0]
             raise UserError(f'val.metrics.{metric} cannot score {what} ({type(error).__name__}: {text})') from error
+
+    def _draw_strip(
+        self, row: dict[str, Any], data: dict[str, Any], restored: np.ndarray, name: str, iteration: int
+    ) -> None:
+        item = {key: data[key][0] for key in ('lq', 'gt')}
+        shown = comparison.beside_baseline(row['image'], item, self.options.scale, self.metrics)
+        scores = {metric: row[metric] for metric in self.metrics}
+        shown.methods[f'{iteration:,}'] = comparison.Restoration(restored, scores)
+        folder = self._image_path(Path(row['lq']).stem, name, iteration).parent
+        comparison.add_to_strip(folder / 'strip', iteration, shown)
 
     def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
         folder = Path(self.opt['path']['visualization'])
