@@ -62,7 +62,8 @@ EXAMPLES = {
     '  basicsr restore photos -o enlarged -m experiments/mine\n'
     '  basicsr restore old.png -m RAMiT-1_CDN.pth --task CDN',
     'models': 'basicsr models',
-    'export': 'basicsr export -m experiments/mine --to mine.safetensors',
+    'export': 'basicsr export -m experiments/mine --to mine.safetensors\n'
+    '  basicsr export -m experiments/mine --to mine.onnx',
     'prepare': 'basicsr prepare\n'
     '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'
     '  basicsr prepare Set5 Set14 BSD100 --from ~/downloads/benchmark --to datasets --dry_run\n'
@@ -120,9 +121,10 @@ def build_parser() -> argparse.ArgumentParser:
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
     _add_restore(verbs)
     _add_verb(verbs, 'models', 'list the packaged networks, with their scores')
-    export = _add_verb(verbs, 'export', 'write a network as one safetensors file')
+    export = _add_verb(verbs, 'export', 'write a network as one file for other programs')
     export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
-    export.add_argument('--to', required=True, metavar='FILE', help='the file to write, .safetensors')
+    export.add_argument('--to', required=True, metavar='FILE', help='the file to write: .safetensors, .onnx or .pt2')
+    export.add_argument('--fp16', action='store_true', help='store the weights in float16: half the size')
     _add_data_verbs(verbs)
     by_file = (train, test, compare, options, check)
     for verb in (train, check, options):

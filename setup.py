@@ -59,6 +59,8 @@ setup(
     extras_require={
         'demo': ['scikit-image>=0.20'],
         'plot': ['matplotlib>=3.7'],
+        'onnx': ['onnx>=1.16', 'onnxscript>=0.5', 'onnxruntime>=1.18'],
+        'spandrel': ['spandrel>=0.4'],
         'dev': [
             'pytest>=8',
             'pytest-xdist>=3.5',

@@ -213,6 +213,9 @@ def renamed(opt: dict, place: tuple[str, ...], name: str) -> dict:
      ['datasets.val.persistent_workers is for training; remove it here']),
     (put({**PLAIN, 'model_type': 'SRModel'}, ('logger', 'keep_best'), 'psnr'),
      ['logger.keep_best: SRModel does not read it; set model_type to RAMiTModel']),
+    (put({**PLAIN, 'model_type': 'SRModel'}, ('train', 'scheduler', 'milestones'), [0.5, 0.9]),
+     ['train.scheduler.milestones: SRModel knows no fractions of total_iter; give iterations, or set model_type to '
+      'RAMiTModel']),
     # what would end the run later
     (put(PLAIN, ('network_g', 'mobivari_version'), 2.0), ['network_g.mobivari_version is 2.0; it must be 1 or 2']),
     (put(PLAIN, ('network_g', 'dim'), 2**50),

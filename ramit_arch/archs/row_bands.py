@@ -32,8 +32,8 @@ def in_bands(
     """
     n, h, w, _ = maps[0].shape
     rows = max(BAND // (n * w * multiple), 1) * multiple
-    eager = not (training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-    if rows >= h or not eager or maps[0].device.type != 'cpu':
+    whole_map = training or torch.is_grad_enabled() or torch.compiler.is_compiling() or maps[0].device.type != 'cpu'
+    if whole_map or rows >= h:
         if not shift:
             return function(*maps)
         rolled = function(*(x.roll((-shift, -shift), (1, 2)) for x in maps))

@@ -326,6 +326,10 @@ def _foreign_keys(options: Options) -> Iterator[Problem]:
         for key, value in _section(options.raw, name).items():
             if key in unread and value is not None:
                 yield Problem((name, key), f'{name}.{key}: {model} does not read it; set model_type to RAMiTModel')
+    milestones = _section(_section(options.raw, 'train'), 'scheduler').get('milestones')
+    if model == 'SRModel' and isinstance(milestones, list) and any(type(m) is float and m < 1 for m in milestones):
+        text = 'train.scheduler.milestones: SRModel knows no fractions of total_iter; give iterations'
+        yield Problem(('train', 'scheduler', 'milestones'), f'{text}, or set model_type to RAMiTModel')
 
 
 def missing_files(opt: dict[str, Any], checkpoints: bool) -> Iterator[Problem]:

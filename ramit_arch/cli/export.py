@@ -5,32 +5,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from ramit_arch.errors import UserError
-from ramit_arch.inference.checkpoints import write_checkpoint
-from ramit_arch.inference.networks import describe, load
+from ramit_arch.files import atomic_write
+from ramit_arch.inference.export import INPUT, OPSET, OUTPUT, export
+from ramit_arch.inference.networks import load
+
+KINDS = ('safetensors', 'onnx', 'pt2')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write a network, its moving average if it has one, as safetensors with its description.
+    """Write a network, its moving average if it has one, for use elsewhere, and check what is written.
 
     Raises:
-        UserError: the checkpoint cannot be used, or the file cannot be written.
+        UserError: the checkpoint cannot be used, or the file cannot be made.
     """
     target = Path(args.to).expanduser()
-    if target.suffix != '.safetensors':
-        raise UserError(f'--to {args.to}: must end in .safetensors')
+    kind = target.suffix[1:]
+    if kind not in KINDS:
+        raise UserError(f'--to {args.to}: must end in .{", .".join(KINDS[:-1])} or .{KINDS[-1]}')
     loaded = load(args.model, args.task)
-    weights = {name: _compact(tensor) for name, tensor in loaded.network.state_dict().items()}
-    network = describe(loaded.network_g, loaded.scale, loaded.task, loaded.color, loaded.size_multiple)
-    write_checkpoint({'params': weights, 'network': network}, target)
-    print(f'{loaded.file} ({loaded.key}) -> {target}: {target.stat().st_size / 1e6:.2f} MB')
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """Indices in one byte each, where they fit; loading a state dict casts them back."""
-    if tensor.dtype == torch.int64 and tensor.numel() and int(tensor.min()) >= 0 and int(tensor.max()) < 256:
-        return tensor.to(torch.uint8)
-    return tensor
+    exported = export(loaded, kind, args.fp16)
+    atomic_write(target, exported.content)
+    for shape, difference in exported.differences.items():
+        print(f'{"x".join(map(str, shape))}: differs from PyTorch by at most {difference:.1e}')
+    graph = f', opset {OPSET}, {INPUT} (batch, channels, height, width) -> {OUTPUT}' if kind == 'onnx' else ''
+    print(f'{loaded.file} ({loaded.key}) -> {target}: {len(exported.content) / 1e6:.2f} MB{graph}')

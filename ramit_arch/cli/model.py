@@ -56,6 +56,8 @@ def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
         UserError: the checkpoint cannot be used, or is of another scale than the test sets.
     """
     loaded = load(model, task)
+    if loaded.file.suffix == '.onnx':
+        raise UserError(f'{loaded.file}: ONNX files restore pictures; to test, give the checkpoint it was made of')
     scale = opt.get('scale', 1)
     if loaded.scale != scale:
         raise UserError(f'{loaded.file}: a network for scale {loaded.scale}, but the option file has scale {scale}')

@@ -86,17 +86,19 @@ def _compare(runs: list[Run]) -> Iterator[comparison.Comparison]:
     """The first images of the first run's validation set, restored by all.
 
     Raises:
-        UserError: the runs are not of one scale, or the first has no validation set.
+        UserError: the runs are not of one scale and colour, or the first has no validation set.
     """
     scales = {int(run.options.get('scale', 1)) for run in runs}
     if len(scales) > 1:
         raise UserError(f'--sheet: the runs are of scales {", ".join(map(str, sorted(scales)))}; give those of one')
     [scale] = scales
+    restorers = {run.name: Restorer(run.folder) for run in runs}
+    if len({restorer.channels for restorer in restorers.values()}) > 1:
+        raise UserError('--sheet: some of the runs are gray, some in colour; give those of one kind')
     opt = options_of_test(runs[0].options, str(runs[0].folder))
     metrics = {**standard_metrics(opt['val'].get('protocol'), scale), **(opt['val'].get('metrics') or {})}
     section: dict[str, Any] = {**opt['datasets']['test_1'], 'phase': 'test', 'scale': scale}
     dataset = build_dataset(section)
-    restorers = {run.name: Restorer(run.folder) for run in runs}
     for i in tqdm(range(min(SHEET_ROWS, len(dataset))), 'Restore', unit='image', disable=None):
         item = dataset[i]
         compared = comparison.beside_baseline(Path(item['gt_path']).stem, item, scale, metrics)

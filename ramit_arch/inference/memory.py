@@ -54,8 +54,11 @@ def _control_group_limits() -> list[int]:
 def bytes_per_pixel(network: nn.Module, channels: int) -> float:
     """Peak memory of a forward pass for each pixel of its input, from its tensors' sizes; nothing is computed.
 
-    Of a network whose sizes depend on values, `UNKNOWN`.
+    Of a network whose sizes depend on values, `UNKNOWN`; of one that says it itself, `network.bytes_per_pixel`.
     """
+    known = getattr(network, 'bytes_per_pixel', None)
+    if isinstance(known, float):
+        return known
     probed = copy.deepcopy(network)  # it may keep tensors
     device = next((parameter.device for parameter in network.parameters()), torch.device('cpu'))
     try:

@@ -16,6 +16,7 @@ from ramit_arch import options
 from ramit_arch.errors import UserError, suggestion
 from ramit_arch.evaluation.protocols import PROTOCOLS, task_of
 from ramit_arch.inference.checkpoints import load_weights, pick_weights, read_content
+from ramit_arch.inference.onnx import OnnxNetwork
 from ramit_arch.inference.packaged import networks
 
 FORMAT = 1  # of the description in a checkpoint
@@ -71,8 +72,8 @@ def load_network(path: str | Path, task: str | None = None) -> nn.Module:
 
     Args:
         path: a checkpoint of this package; an experiment folder, of which the best network is taken, or else the
-            latest; a raw checkpoint of the paper's networks, recognised by its shapes; or the name of a packaged
-            network (`basicsr models`).
+            latest; a raw checkpoint of the paper's networks, recognised by its shapes; an ONNX file; or the name of a
+            packaged network (`basicsr models`).
         task: CDN, LLE or DR, for raw checkpoints of scale 1, whose shapes do not tell.
 
     Raises:
@@ -86,6 +87,8 @@ def load(path: str | Path, task: str | None = None) -> Loaded:
     if task not in (None, *PROTOCOLS):
         raise UserError(f'task {task}: unknown; the tasks are {", ".join(PROTOCOLS)}')
     file = find_checkpoint(path)
+    if file.suffix == '.onnx':
+        return _load_onnx(file)
     content = read_content(str(file))
     key = 'params_ema' if 'params_ema' in content else 'params'
     weights = pick_weights(content, key, str(file))
@@ -99,6 +102,14 @@ def load(path: str | Path, task: str | None = None) -> Loaded:
         file, key, network.eval(), known['network_g'], known['scale'], known['task'] or task, known.get('color'),
         known.get('size_multiple', 1),
     )  # fmt: skip
+
+
+def _load_onnx(file: Path) -> Loaded:
+    network = OnnxNetwork(file)
+    known = network.description or {}
+    return Loaded(
+        file, 'params', network, known.get('network_g', {}), network.upscale, known.get('task'), known.get('color'), 1
+    )
 
 
 def find_checkpoint(path: str | Path) -> Path:
