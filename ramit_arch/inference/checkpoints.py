@@ -24,6 +24,10 @@ from ramit_arch.files import atomic_write
 
 logger = logging.getLogger('basicsr')
 
+# An entry of exported safetensors beside the weights: the description as JSON in bytes, for programs that see the
+# tensors alone and not the metadata.
+DESCRIPTION = 'network_description'
+
 
 def read_weights(path: str, key: str | None = 'params') -> dict[str, Tensor]:
     """Read a state dict on the CPU.
@@ -63,7 +67,18 @@ def _load_safetensors(file: Path) -> dict[str, Any]:
     with safe_open(file, 'pt') as stored:
         network = (stored.metadata() or {}).get('network')
         described = {} if network is None else {'network': json.loads(network)}
-        return {'params': {name: stored.get_tensor(name) for name in stored.keys()}, **described}  # noqa: SIM118
+        names = [name for name in stored.keys() if name != DESCRIPTION]  # noqa: SIM118
+        return {'params': {name: stored.get_tensor(name) for name in names}, **described}
+
+
+def pack_description(network: dict[str, Any]) -> Tensor:
+    """The description of a network as a uint8 tensor."""
+    return torch.frombuffer(bytearray(json.dumps(network).encode()), dtype=torch.uint8)
+
+
+def unpack_description(packed: Tensor) -> dict[str, Any]:
+    """Inverse of `pack_description`."""
+    return json.loads(bytes(packed.tolist()))
 
 
 def _brief(error: Exception) -> str:

@@ -24,6 +24,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 
 from ramit_arch.errors import UserError
 from ramit_arch.inference import memory
+from ramit_arch.inference.checkpoints import DESCRIPTION, pack_description
 from ramit_arch.inference.networks import Loaded, describe
 
 INPUT, OUTPUT = 'lq', 'restored'
@@ -97,13 +98,15 @@ def export(loaded: Loaded, kind: str, half: bool = False) -> Exported:
     return {'safetensors': _safetensors, 'pt2': _program}[kind](loaded)
 
 
-def _description(loaded: Loaded) -> str:
-    return json.dumps(describe(loaded.network_g, loaded.scale, loaded.task, loaded.color, loaded.size_multiple))
+def _description(loaded: Loaded) -> dict[str, Any]:
+    return describe(loaded.network_g, loaded.scale, loaded.task, loaded.color, loaded.size_multiple)
 
 
 def _safetensors(loaded: Loaded) -> Exported:
     weights = {name: _compact(tensor).contiguous() for name, tensor in loaded.network.state_dict().items()}
-    return Exported(save(weights, {'format': 'pt', 'network': _description(loaded)}), {})
+    description = _description(loaded)
+    weights[DESCRIPTION] = pack_description(description)
+    return Exported(save(weights, {'format': 'pt', 'network': json.dumps(description)}), {})
 
 
 def _compact(tensor: Tensor) -> Tensor:
@@ -133,7 +136,8 @@ def _onnx(loaded: Loaded, half: bool) -> Exported:
     if half:
         _store_in_half(model.graph)
     need = memory.bytes_per_pixel(loaded.network, image.shape[1])
-    facts = {'network': _description(loaded), 'bytes_per_pixel': f'{need:.0f}', 'size_multiple': str(network.multiple)}
+    description = json.dumps(_description(loaded))
+    facts = {'network': description, 'bytes_per_pixel': f'{need:.0f}', 'size_multiple': str(network.multiple)}
     for key, value in facts.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -183,7 +187,7 @@ def _program(loaded: Loaded) -> Exported:
                 node.meta.pop(key, None)
         program.graph_module.recompile()
         stream = io.BytesIO()
-        torch.export.save(program, stream, extra_files={'network': _description(loaded)})
+        torch.export.save(program, stream, extra_files={'network': json.dumps(_description(loaded))})
         stream.seek(0)
         reloaded = torch.export.load(stream).module()
     return Exported(stream.getvalue(), _differences(network, reloaded))

@@ -196,16 +196,9 @@ def option_file_of(path: Path) -> Path | None:
 
 def _recognise(weights: dict[str, Tensor], task: str | None, file: Path) -> dict[str, Any]:
     """A network whose shapes are those of a checkpoint without description."""
-    shapes = {name: tensor.shape for name, tensor in weights.items()}
     for name, network in ARCH_REGISTRY:
-        try:
-            tasks = network.tasks_of(weights)
-            found = network.options_from(weights, tasks[0])
-            with torch.device('meta'):
-                own = {key: tensor.shape for key, tensor in network(**found).state_dict().items()}
-        except (AttributeError, LookupError, ValueError, TypeError, ZeroDivisionError):
-            continue  # another network's
-        if own != shapes:
+        tasks = matching_tasks(network, weights)
+        if not tasks:
             continue
         if task is None and len(tasks) > 1:
             either = f'{", ".join(tasks[:-1])} or {tasks[-1]}'
@@ -220,6 +213,18 @@ def _recognise(weights: dict[str, Tensor], task: str | None, file: Path) -> dict
         f'{file}: no network of this package has its weights ({some}, ...), and it does not say which has; '
         'for a network of your own add --import FILE and give its experiment folder'
     )
+
+
+def matching_tasks(network: Any, weights: dict[str, Any]) -> list[str]:
+    """The tasks for which a registered network may have these weights; none if they are another network's."""
+    try:
+        tasks = network.tasks_of(weights)
+        options = network.options_from(weights, tasks[0])
+        with torch.device('meta'):
+            own = {key: tensor.shape for key, tensor in network(**options).state_dict().items()}
+    except (AttributeError, LookupError, ValueError, TypeError, ZeroDivisionError):
+        return []
+    return tasks if own == {name: getattr(value, 'shape', None) for name, value in weights.items()} else []
 
 
 def build(network_g: dict[str, Any], where: str) -> nn.Module:
