@@ -73,7 +73,7 @@ class Length:
         iterations: in total.
         seconds: of one.
         validations: in total.
-        device: for which this is.
+        compile: whether native kernels compute.
     """
 
     batch: int
@@ -81,7 +81,7 @@ class Length:
     iterations: int
     seconds: float
     validations: int
-    device: torch.device
+    compile: bool
 
 
 def run(args: argparse.Namespace) -> None:
@@ -106,12 +106,13 @@ def run(args: argparse.Namespace) -> None:
     for plan in plans:
         build(plan, cores())
     _set_if_accepted(network_g, _normalisation(task, plans[0]))
-    step, validation = seconds_of(network_g, batch, patch, task.scale, device)
+    native = device.type == 'cpu' and hasattr(ARCH_REGISTRY.get(network_g['type']), 'set_compiled')
+    step, validation = seconds_of(network_g, batch, patch, task.scale, device, native)
     validations = int(VALIDATING * args.hours * 3600 / (validation * len(held_out)))
     validations = min(max(validations, 1), MOST_VALIDATIONS)
     left = args.hours * 3600 - validations * validation * len(held_out)
     iterations = max(int(float(f'{left / step:.2g}')), 100)
-    length = Length(batch, patch, iterations, step, validations, device)
+    length = Length(batch, patch, iterations, step, validations, native)
     opt = make_options(args.name, target.name, task, plans, network_g, length)
     hours = (iterations * step + validations * validation * len(held_out)) / 3600
     imports = f' --import {shlex.join(args.imports)}' if args.imports else ''
@@ -265,11 +266,11 @@ def _normalisation(task: Task, training: Plan) -> dict[str, Any]:
 
 
 def seconds_of(
-    network_g: dict[str, Any], batch: int, patch: int, scale: int, device: torch.device
+    network_g: dict[str, Any], batch: int, patch: int, scale: int, device: torch.device, native: bool
 ) -> tuple[float, float]:
     """Seconds of a training step, as the option file will have it, and of restoring a held-out image."""
     network = build_network(dict(network_g)).to(device)
-    call = Compute(device, bf16=True, compile=device.type == 'cpu').network(network)
+    call = Compute(device, bf16=True, compile=native).network(network)
     channels = network_g.get('in_chans', 3)
     lq = torch.rand(batch, channels, patch, patch, device=device)
     gt = torch.rand(batch, channels, patch * scale, patch * scale, device=device)
@@ -322,7 +323,7 @@ def make_options(
         **({} if level is None else {'sigma': level}), 'io_backend': {'type': 'disk'},
         **({'filename_tmpl': f'{{}}x{task.scale}'} if task.scale > 1 else {}),
     }  # fmt: skip
-    compiled = {'compile': True} if length.device.type == 'cpu' else {}
+    compiled = {'compile': True} if length.compile else {}
     rarely = max(length.iterations // length.validations, 1)
     return {
         'name': name, 'model_type': 'RAMiTModel', 'scale': task.scale, 'num_gpu': 'auto', 'manual_seed': 0,

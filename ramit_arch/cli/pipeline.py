@@ -22,6 +22,7 @@ from ramit_arch import options, stopping
 from ramit_arch.cli.checks import check
 from ramit_arch.cli.model import options_of_test, set_model
 from ramit_arch.errors import UserError
+from ramit_arch.inference.packaged import networks
 
 
 def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
@@ -43,6 +44,9 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
         opt = options.without_nulls(opt)
     if getattr(args, 'only', None):
         options.keep_datasets(opt, args.only)
+    path = opt.get('path')
+    if isinstance(path, dict) and path.get('pretrain_network_g') in networks():
+        path['pretrain_network_g'] = str(networks()[path['pretrain_network_g']].file)
     if args.verb in ('train', 'check') and isinstance(opt.get('train'), dict):
         options.fill_in(opt)
     return opt

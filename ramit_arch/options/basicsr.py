@@ -96,7 +96,7 @@ class Paths(Section):
     """Checkpoints and states."""
 
     pretrain_network_g: Text | None = None
-    """Pretrained checkpoint, for testing or initialisation."""
+    """Pretrained checkpoint, or the name of a packaged network, for testing or initialisation."""
     strict_load_g: bool = True
     """Whether all parameters of checkpoint and network must match."""
     resume_state: Text | None = None
