@@ -21,6 +21,8 @@ from ramit_arch.preparation.bicubic import downscale
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that suit a test."""
     monkeypatch.setattr(init, 'SIZES', {'cpu': (2, 8), 'cuda': (2, 8)})
+    monkeypatch.setattr(init, 'MIDDLE', 64)
+    monkeypatch.setattr(init, 'WARM_UP', 1)
     monkeypatch.setattr(init, 'MEASURED', 1)
 
 
@@ -101,22 +103,22 @@ def test_pairs_are_found_by_what_their_names_differ_in(name: str, rule: str, tmp
 
 def test_a_network_of_ones_own_trains_on_the_same_images(tmp_path: Path) -> None:
     write_pictures(tmp_path / 'photos', count=12)
-    net = (ROOT / 'tests' / 'data' / 'plain_net.py').read_text()
-    (tmp_path / 'plain_net.py').write_text(net)
+    net = (ROOT / 'tests' / 'data' / 'own_net.py').read_text()
+    (tmp_path / 'own_net.py').write_text(net)
     first = run(tmp_path, 'sr', '--data', 'photos', '--scale', '3')
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / 'datasets').rglob('*') if file.is_file()}
-    flags = ('--import', 'plain_net.py')
+    flags = ('--import', 'own_net.py')
     arguments = ('sr', '--data', 'photos', '--scale', '3', '--hours', '0.001', '--store', 'datasets/mine')
-    result = call_basicsr('init', *arguments, '--network', 'PlainNet', '--name', 'plain', *flags, cwd=tmp_path)
+    result = call_basicsr('init', *arguments, '--network', 'OwnNet', '--name', 'own', *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith('next: basicsr train plain.yml --import plain_net.py\n')
+    assert result.stdout.endswith('next: basicsr train own.yml --import own_net.py\n')
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / 'datasets').rglob('*') if file.is_file()}
-    second = yaml.safe_load((tmp_path / 'plain.yml').read_text())
+    second = yaml.safe_load((tmp_path / 'own.yml').read_text())
     assert second['datasets'] == first['datasets']
-    assert second['network_g'] == {'type': 'PlainNet', 'upscale': 3}
-    result = call_basicsr('train', 'plain.yml', *flags, '--force_yml', 'train:total_iter=2', cwd=tmp_path)
+    assert second['network_g'] == {'type': 'OwnNet', 'upscale': 3}
+    result = call_basicsr('train', 'own.yml', *flags, '--force_yml', 'train:total_iter=2', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith('Networks, states, scores and log: experiments/plain\n')
+    assert result.stdout.endswith('Networks, states, scores and log: experiments/own\n')
 
 
 @pytest.mark.parametrize(('sigma', 'trained', 'scored'), [((), [0, 50], 25), (('15',), 15, 15)])

@@ -3,7 +3,7 @@ from torch import nn
 
 
 @ARCH_REGISTRY.register()
-class PlainNet(nn.Module):
+class OwnNet(nn.Module):
     """Eight convolutions and a pixel shuffle."""
 
     def __init__(self, upscale: int = 2, width: int = 64, depth: int = 8) -> None:
