@@ -32,11 +32,8 @@ from ramit_arch.preparation.workers import cores
 HELD_OUT = 0.1  # of the images
 MOST_HELD_OUT = 20
 MIDDLE = 512  # ground truth pixels a side that are kept of a held-out image: validation is not tiled
-NETWORKS = {  # packaged option files whose network is taken: for super-resolution, and at scale 1
-    'tiny': ('train_RAMiT-tiny_SRx2', 'train_RAMiT-tiny_CDN'),
-    'slim': ('train_RAMiT-slimSR_SRx2', 'train_RAMiT-slimLLE_LLE'),
-    'full': ('train_RAMiT_SRx2', 'train_RAMiT_CDN'),
-}
+NETWORKS = {'tiny': 'train_RAMiT-tiny_SRx2', 'slim': 'train_RAMiT-slimSR_SRx2', 'full': 'train_RAMiT_SRx2'}
+DENOISER = 'train_RAMiT_CDN'  # what it changes of the full network is changed at scale 1
 SIZES = {'cpu': (16, 32), 'cuda': (32, 64)}  # batch and LQ patch
 EPOCH = 1000  # iterations, about
 WARM_UP, MEASURED = 3, 7  # steps
@@ -73,6 +70,7 @@ class Length:
         iterations: in total.
         seconds: of one.
         validations: in total.
+        hours: of all that.
         compile: whether native kernels compute.
     """
 
@@ -81,7 +79,11 @@ class Length:
     iterations: int
     seconds: float
     validations: int
+    hours: float
     compile: bool
+
+    def __str__(self) -> str:
+        return f'{self.hours:.2g} hours at {self.seconds:.2f} s'
 
 
 def run(args: argparse.Namespace) -> None:
@@ -106,15 +108,13 @@ def run(args: argparse.Namespace) -> None:
     for plan in plans:
         build(plan, cores())
     _set_if_accepted(network_g, _normalisation(task, plans[0]))
-    native = device.type == 'cpu' and hasattr(ARCH_REGISTRY.get(network_g['type']), 'set_compiled')
-    step, validation = seconds_of(network_g, batch, patch, task.scale, device, native)
-    validations = int(VALIDATING * args.hours * 3600 / (validation * len(held_out)))
-    validations = min(max(validations, 1), MOST_VALIDATIONS)
-    left = args.hours * 3600 - validations * validation * len(held_out)
-    iterations = max(int(float(f'{left / step:.2g}')), 100)
-    length = Length(batch, patch, iterations, step, validations, native)
+    length = fill_hours(args.hours, network_g, (batch, patch), task.scale, len(held_out), device)
     opt = make_options(args.name, target.name, task, plans, network_g, length)
-    hours = (iterations * step + validations * validation * len(held_out)) / 3600
+    comments = {
+        'num_gpu': 'every GPU there is; 0 is the CPU',
+        'val': f'{counted(len(held_out), "image")} that training does not see, the middle {MIDDLE}x{MIDDLE} of each',
+        'total_iter': f'about {length}; warm-up and milestones are fractions of it',
+    }
     imports = f' --import {shlex.join(args.imports)}' if args.imports else ''
     head = (
         f'{task.title}, on {args.data}\n'
@@ -122,12 +122,14 @@ def run(args: argparse.Namespace) -> None:
         f'  basicsr train {file}{imports}  # --auto_resume continues\n'
         f'  basicsr test -m experiments/{args.name}{imports}  # scores what was held out'
     )
-    comments = {
-        'num_gpu': 'every GPU there is; 0 is the CPU',
-        'val': f'{counted(len(held_out), "image")} that training does not see, the middle {MIDDLE}x{MIDDLE} of each',
-        'total_iter': f'about {hours:.2g} hours at {step:.2f} s; warm-up and milestones are fractions of it',
-    }
-    atomic_write(file, commented(opt, head, comments).encode())
+    _write_and_check(file, opt, commented(opt, head, comments))
+    print(f'{network}: {length.iterations:,} iterations, about {length} on this machine')
+    print(f'wrote {file} and {target}\nnext: basicsr train {file}{imports}')
+
+
+def _write_and_check(file: Path, opt: dict[str, Any], text: str) -> None:
+    """Raises UserError if `check` finds something; nothing is left then."""
+    atomic_write(file, text.encode())
     options.fill_in(opt)
     as_checked = argparse.Namespace(opt=str(file), force_yml=[], launcher='none', auto_resume=False, debug=False)
     try:
@@ -135,8 +137,6 @@ def run(args: argparse.Namespace) -> None:
     except UserError:
         file.unlink()
         raise
-    print(f'{network}: {iterations:,} iterations at {step:.2f} s, about {hours:.2g} hours on this machine')
-    print(f'wrote {file} and {target}\nnext: basicsr train {file}{imports}')
 
 
 def _check_arguments(args: argparse.Namespace, file: Path) -> None:
@@ -235,10 +235,12 @@ def _network(name: str, task: Task) -> dict[str, Any]:
     Raises:
         UserError: such a network cannot be built.
     """
-    files = NETWORKS.get(name)
     network: dict[str, Any] = {'type': name}
-    if files is not None:
-        network = dict(options.load(packaged.find(files[task.scale == 1]))['network_g'])
+    if name in NETWORKS:
+        network = _packaged(NETWORKS[name])
+        if task.scale == 1:
+            full = _packaged(NETWORKS['full'])
+            network |= {key: value for key, value in _packaged(DENOISER).items() if full.get(key) != value}
     channels = 1 if task.color == 'gray' else 3
     sizes = {'upscale': task.scale, 'in_chans': channels}
     basicsr = {'scale': task.scale, 'num_in_ch': channels, 'num_out_ch': channels}  # what BasicSR's networks call them
@@ -248,6 +250,11 @@ def _network(name: str, task: Task) -> dict[str, Any]:
     if problems:
         raise UserError('\n'.join([f'{name} cannot be built:', *(problem.text for problem in problems)]))
     return network
+
+
+def _packaged(name: str) -> dict[str, Any]:
+    """The network of a packaged option file."""
+    return dict(options.load(packaged.find(name))['network_g'])
 
 
 def _set_if_accepted(network: dict[str, Any], values: dict[str, Any]) -> None:
@@ -265,13 +272,27 @@ def _normalisation(task: Task, training: Plan) -> dict[str, Any]:
     return {'img_mean': mean, 'img_std': [max(value, 0.01) for value in std]}
 
 
+def fill_hours(
+    hours: float, network_g: dict[str, Any], sizes: tuple[int, int], scale: int, held_out: int, device: torch.device
+) -> Length:
+    """The training that fills the hours, of which validations take a tenth at most."""
+    native = device.type == 'cpu' and hasattr(ARCH_REGISTRY.get(network_g['type']), 'set_compiled')
+    step, image = seconds_of(network_g, sizes, scale, device, native)
+    seconds, validation = hours * 3600, image * held_out
+    validations = min(max(int(VALIDATING * seconds / validation), 1), MOST_VALIDATIONS)
+    iterations = max(int(float(f'{(seconds - validations * validation) / step:.2g}')), 100)
+    hours = (iterations * step + validations * validation) / 3600
+    return Length(*sizes, iterations, step, validations, hours, native)
+
+
 def seconds_of(
-    network_g: dict[str, Any], batch: int, patch: int, scale: int, device: torch.device, native: bool
+    network_g: dict[str, Any], sizes: tuple[int, int], scale: int, device: torch.device, native: bool
 ) -> tuple[float, float]:
-    """Seconds of a training step, as the option file will have it, and of restoring a held-out image."""
+    """Seconds of a training step with batch and patch `sizes`, and of restoring a held-out image."""
     network = build_network(dict(network_g)).to(device)
     call = Compute(device, bf16=True, compile=native).network(network)
-    channels = network_g.get('in_chans', 3)
+    channels = network_g.get('in_chans', network_g.get('num_in_ch', 3))
+    batch, patch = sizes
     lq = torch.rand(batch, channels, patch, patch, device=device)
     gt = torch.rand(batch, channels, patch * scale, patch * scale, device=device)
     image = torch.rand(1, channels, MIDDLE // scale, MIDDLE // scale, device=device)
