@@ -1,0 +1,171 @@
+"""Writing a video file: encoded frames, and the streams, chapters and metadata that are copied from the source."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from ramit_arch.errors import UserError, counted
+from ramit_arch.files import sync
+from ramit_arch.inference.video_encoding import FORMATS, Encoding
+from ramit_arch.inference.video_segments import Segments
+
+# Written by the muxer, or about the former encoding.
+_CONTAINER_TAGS = {'major_brand', 'minor_version', 'compatible_brands', 'encoder'}
+_STREAM_TAGS = {'encoder', 'DURATION', 'vendor_id'}
+_STATISTICS = {'BPS', 'NUMBER_OF_BYTES', 'NUMBER_OF_FRAMES'} | {
+    f'_STATISTICS_{name}' for name in ('WRITING_APP', 'WRITING_DATE_UTC', 'TAGS')
+}
+
+
+def join(
+    source: Any,
+    main: Any,
+    segments: Segments,
+    target: Path,
+    encoding: Encoding,
+    display: tuple[int, ...] | None,
+    notes: list[str],
+) -> tuple[str, ...]:
+    """Write the target atomically.
+
+    Args:
+        source: open container, from which all but the stream `main` is copied.
+        main: the video stream that was restored.
+        segments: what takes its place.
+        target: the file to write.
+        encoding: that of the segments.
+        display: display matrix, or None.
+        notes: gets a line for each stream that the target cannot hold.
+
+    Returns:
+        What was copied, such as ('2 audio', '1 subtitle').
+
+    Raises:
+        UserError: the target cannot be written; the segments are kept.
+    """
+    segments.check_room(source.size)
+    part = segments.folder / f'joined{target.suffix}'
+    form = FORMATS[target.suffix.lower()]
+    try:
+        with av.open(str(part), 'w', format=form) as output:
+            video = _add_video(output, main, encoding, display, form)
+            streams = {stream.index: _copy(output, stream) for stream in _held(source, main, form, notes)}
+            tags = {key: value for key, value in source.metadata.items() if key not in _CONTAINER_TAGS}
+            output.metadata.update(tags)
+            output.set_chapters(source.chapters())
+            _mux(output, source, streams, _video_packets(segments, video, encoding.time_base), notes)
+        sync(part)
+        part.replace(target)
+        sync(target.parent)
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f'{target}: cannot be written ({error.strerror})') from error
+    kinds = [stream.type for stream in streams.values()]
+    return tuple(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))
+
+
+def _add_video(output: Any, main: Any, encoding: Encoding, display: tuple[int, ...] | None, form: str) -> Any:
+    """The stream of the segments; its encoder writes the stream header and encodes nothing."""
+    video = output.add_stream(encoding.codec, rate=encoding.rate)
+    encoding.configure(video.codec_context)
+    if encoding.codec == 'libx265' and form in ('mp4', 'mov'):
+        video.codec_context.codec_tag = 'hvc1'  # Apple's players need it
+    video.time_base = encoding.time_base
+    video.disposition = main.disposition
+    video.metadata.update(_stream_tags(main, statistics=False))
+    video.set_display_matrix(display)
+    return video
+
+
+def _stream_tags(stream: Any, statistics: bool) -> dict[str, str]:
+    """Metadata of a stream, without Matroska's statistics (BPS, BPS-eng, ...) if they are no longer true."""
+    dropped = _STREAM_TAGS if statistics else _STREAM_TAGS | _STATISTICS
+    return {key: value for key, value in stream.metadata.items() if key.partition('-')[0] not in dropped}
+
+
+def _copy(output: Any, stream: Any) -> Any:
+    copied = output.add_stream_from_template(stream, opaque=True)
+    copied.disposition = stream.disposition
+    copied.metadata.update(_stream_tags(stream, statistics=True))
+    return copied
+
+
+def _held(source: Any, main: Any, form: str, notes: list[str]) -> list[Any]:
+    """The streams that the format can hold, which only writing a header shows for certain."""
+    held = []
+    for stream in source.streams:
+        chapters = stream.type == 'data' and stream.name == 'bin_data' and source.chapters()  # the muxer writes them
+        if stream.index == main.index or chapters:
+            continue
+        try:
+            if stream.type == 'data':  # time codes and sensor data; FFmpeg writes time codes from the metadata
+                raise ValueError
+            with av.open(io.BytesIO(), 'w', format=form) as trial:
+                _copy(trial, stream)
+                trial.start_encoding()
+            held.append(stream)
+        except (av.FFmpegError, ValueError, RuntimeError):
+            name = f' ({stream.name})' if stream.name else ''
+            notes.append(f'stream {stream.index}, {stream.type}{name}, left out: {form} cannot hold it')
+    others = sum(
+        stream.type == 'video' and not stream.disposition & av.stream.Disposition.attached_pic for stream in held
+    )
+    if others:
+        notes.append(f'{counted(others, "other video stream")} copied as they are')
+    return held
+
+
+def _mux(output: Any, source: Any, streams: dict[int, Any], video: Iterator[Any], notes: list[str]) -> None:
+    """Write the packets of all streams in the order of their decoding times."""
+    coming = next(video, None)
+    last: dict[int, int] = {}
+    for packet in _copied_packets(source, streams, notes):
+        seconds = None if packet.dts is None else packet.dts * packet.time_base
+        while coming is not None and seconds is not None and coming.dts * coming.time_base <= seconds:
+            output.mux(coming)
+            coming = next(video, None)
+        index = packet.stream_index
+        if packet.dts is not None:
+            if index in last and packet.dts <= last[index]:  # damaged; muxers refuse it
+                packet.dts = last[index] + 1
+                packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
+            last[index] = packet.dts
+        packet.stream = streams[index]
+        output.mux(packet)
+    while coming is not None:
+        output.mux(coming)
+        coming = next(video, None)
+
+
+def _copied_packets(source: Any, streams: dict[int, Any], notes: list[str]) -> Iterator[Any]:
+    chosen = [source.streams[index] for index in streams if streams[index].type != 'attachment']
+    if not chosen:
+        return
+    try:
+        for packet in source.demux(chosen):
+            ends = packet.dts is None and not packet.size  # tells a decoder that the stream ends
+            pause = packet.stream.name == 'mov_text' and bytes(packet) == b'\0\0'  # the muxer writes its own
+            if not (ends or pause):
+                yield packet
+    except av.FFmpegError as error:
+        notes.append(f'the copied streams end early ({error.strerror})')
+
+
+def _video_packets(segments: Segments, video: Any, time_base: Fraction) -> Iterator[Any]:
+    """The segments' packets with decoding times: the presentation times in order, as late as reordering demands."""
+    pts = segments.pts()
+    order = np.sort(pts)
+    delay = int((np.arange(len(pts)) - np.searchsorted(order, pts)).max())
+    step = max(int(order[1] - order[0]), 1) if len(order) > 1 else 1
+    for i, stored in enumerate(segments.packets()):
+        packet = av.Packet(stored.data)
+        packet.pts, packet.duration, packet.is_keyframe = stored.pts, stored.duration, stored.key
+        packet.dts = int(order[i - delay]) if i >= delay else int(order[0]) - (delay - i) * step
+        packet.time_base, packet.stream = time_base, video
+        yield packet
