@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 from ramit_arch.data.pixels import MAX_PIXELS
 from ramit_arch.errors import UserError, counted
 from ramit_arch.inference.restorer import Restorer
-from ramit_arch.inference.video_encoding import Encoding, choose_format, open_encoder
+from ramit_arch.inference.video_encoding import ANY_BYTES, Encoding, choose_format, open_encoder
 from ramit_arch.inference.video_segments import Packet, Segments
 from ramit_arch.inference.video_streams import join
 
@@ -149,7 +149,7 @@ def open_source(path: Path) -> Any:
         with path.open('rb') as file:
             if not file.read(1):
                 raise UserError(f'{path}: empty file')
-        return av.open(str(path), metadata_errors='replace')
+        return av.open(str(path), **ANY_BYTES)
     except av.FFmpegError as error:
         raise UserError(f'{path}: damaged, truncated, or not a video ({error.strerror})') from error
     except OSError as error:
@@ -190,7 +190,7 @@ def _describe(path: Path, stream: Any, frame: Any, notes: list[str]) -> Clip:
     if frame.interlaced_frame:
         notes.append('interlaced; deinterlace it first for a good result')
     pixels = ('gray16le' if deep else 'gray') if gray else ('rgb48le' if deep else 'rgb24')
-    if {'MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL'} & {each.type.name for each in frame.side_data}:
+    if frame.side_data.get('MASTERING_DISPLAY_METADATA') or frame.side_data.get('CONTENT_LIGHT_LEVEL'):
         notes.append('HDR mastering metadata dropped')
     matrix, colour_range = _colours(path, stream, frame, notes)
     duration = stream.duration * stream.time_base if stream.duration else None
@@ -218,11 +218,10 @@ def _colours(path: Path, stream: Any, frame: Any, notes: list[str]) -> tuple[int
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...] | None:
-    for data in frame.side_data:
-        if data.type.name == 'DISPLAYMATRIX':
-            matrix = tuple(int(value) for value in np.frombuffer(bytes(data), np.int32))
-            return None if matrix == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30) else matrix
-    return None
+    """9 integers, or None if the frame is upright."""
+    data = frame.side_data.get('DISPLAYMATRIX')
+    matrix = None if data is None else tuple(int(value) for value in np.frombuffer(bytes(data), np.int32))
+    return None if matrix == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30) else matrix
 
 
 def _fraction(value: Any) -> Fraction | None:

@@ -14,6 +14,9 @@ from ramit_arch.errors import UserError, suggestion
 
 FORMATS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm'}  # FFmpeg's names
 
+# Options of av.open: metadata need not be UTF-8. PyAV 19 has no other way.
+ANY_BYTES: dict[str, Any] = {'metadata_errors': 'surrogateescape'} if int(av.__version__.split('.')[0]) < 19 else {}
+
 
 @dataclass(frozen=True)
 class Codec:

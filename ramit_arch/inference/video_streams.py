@@ -13,7 +13,7 @@ import numpy as np
 
 from ramit_arch.errors import UserError, counted
 from ramit_arch.files import sync
-from ramit_arch.inference.video_encoding import FORMATS, Encoding
+from ramit_arch.inference.video_encoding import ANY_BYTES, FORMATS, Encoding
 from ramit_arch.inference.video_segments import Segments
 
 # Written by the muxer, or about the former encoding.
@@ -54,7 +54,7 @@ def join(
     part = segments.folder / f'joined{target.suffix}'
     form = FORMATS[target.suffix.lower()]
     try:
-        with av.open(str(part), 'w', format=form) as output:
+        with av.open(str(part), 'w', format=form, **ANY_BYTES) as output:
             video = _add_video(output, main, encoding, display, form)
             streams = {stream.index: _copy(output, stream) for stream in _held(source, main, form, notes)}
             tags = {key: value for key, value in source.metadata.items() if key not in _CONTAINER_TAGS}
@@ -66,7 +66,7 @@ def join(
         sync(target.parent)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f'{target}: cannot be written ({error.strerror})') from error
-    kinds = [stream.type for stream in streams.values()]
+    kinds = [source.streams[index].type for index in streams]
     return tuple(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))
 
 
@@ -106,7 +106,7 @@ def _held(source: Any, main: Any, form: str, notes: list[str]) -> list[Any]:
         try:
             if stream.type == 'data':  # time codes and sensor data; FFmpeg writes time codes from the metadata
                 raise ValueError
-            with av.open(io.BytesIO(), 'w', format=form) as trial:
+            with av.open(io.BytesIO(), 'w', format=form, **ANY_BYTES) as trial:
                 _copy(trial, stream)
                 trial.start_encoding()
             held.append(stream)
