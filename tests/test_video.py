@@ -323,7 +323,10 @@ def test_sound_subtitles_rotation_aspect_chapters_and_metadata_are_copied(home: 
     assert [content for _, content in packets(home / 'out.mkv', 'audio')] == [
         content for _, content in packets(source, 'audio')
     ]
-    assert next(planes(home / 'out.mkv'))[0].rotation == 90
+    with av.open(str(home / 'out.mkv')) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+        assert next(container.decode(video=0)).rotation == 90
+    assert 'pixel aspect ratio 4/3 dropped' in restore('clip.mp4', '-o', 'out.webm', home=home).stdout
 
 
 def test_matroska_with_an_attachment(home: Path) -> None:
@@ -433,6 +436,14 @@ def test_a_truncated_video_is_restored_as_far_as_it_goes(home: Path) -> None:
     assert found
     assert len(times(home / 'clip_x2.mp4')) == int(found[1])
     assert 10 <= int(found[1]) < 50
+
+
+def test_a_truncated_matroska_file_says_about_how_much_is_missing(home: Path) -> None:
+    write_clip(home / 'clip.mkv', frames=60, size=(48, 64))
+    content = (home / 'clip.mkv').read_bytes()
+    (home / 'clip.mkv').write_bytes(content[: len(content) * 6 // 10])
+    result = restore('clip.mkv', home=home)
+    assert re.search(r'truncated or damaged: \d+ of about 60 frames decoded', result.stdout), result.stderr
 
 
 def test_a_change_of_size_is_an_error(home: Path) -> None:

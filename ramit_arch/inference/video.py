@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 from ramit_arch.data.pixels import MAX_PIXELS
 from ramit_arch.errors import UserError, counted
 from ramit_arch.inference.restorer import Restorer
-from ramit_arch.inference.video_encoding import ANY_BYTES, Encoding, choose_format, open_encoder
+from ramit_arch.inference.video_encoding import ANY_BYTES, SELF_DESCRIBED, Encoding, choose_format, open_encoder
 from ramit_arch.inference.video_segments import Packet, Segments
 from ramit_arch.inference.video_streams import join
 
@@ -132,6 +132,8 @@ def make_job(source: Path, target: Path, codec: str, crf: int | None, scale: int
             _fraction(stream.sample_aspect_ratio), matrix, colour_range, int(tags[0]), int(tags[1]),
             min(threads or 0, MAX_THREADS),
         )  # fmt: skip
+    if encoding.aspect not in (None, 1) and target.suffix.lower() in ('.mkv', '.webm') and codec not in SELF_DESCRIBED:
+        notes.append(f'pixel aspect ratio {encoding.aspect} dropped; .mp4 holds it')
     try:
         open_encoder(encoding)
     except (av.FFmpegError, ValueError) as error:
@@ -265,15 +267,22 @@ def restore_video(
             _restore_segments(restorer, job, frames, segments, progress)
         if not segments.frames:
             raise UserError(f'{job.clip.path}: no frame of it can be decoded')
-        expected = job.clip.frames
-        if job.clip.stated and expected is not None and segments.frames < expected:
-            notes.append(f'truncated or damaged: {segments.frames:,} of {counted(expected, "frame")} decoded')
+        missing = _missing(job.clip, segments.frames)
+        if missing:
+            notes.append(f'truncated or damaged: {segments.frames:,} of {missing} decoded')
         with open_source(job.clip.path) as container:
             stream = main_stream(container, job.clip.path)
             display = scaled_matrix(job.clip.display, restorer.scale)
             copied = join(container, stream, segments, job.target, job.encoding, display, notes)
     seconds = time.perf_counter() - start
     return Outcome(segments.frames, segments.frames - kept, copied, seconds, tuple(dict.fromkeys(notes)))
+
+
+def _missing(clip: Clip, frames: int) -> str | None:
+    """How many frames there should be, if fewer were decoded; an estimate may be a tenth too high."""
+    if clip.frames is None or frames >= clip.frames * (1 if clip.stated else 0.9):
+        return None
+    return f'{"" if clip.stated else "about "}{counted(clip.frames, "frame")}'
 
 
 def _identity(restorer: Restorer, job: Job) -> dict[str, Any]:

@@ -43,6 +43,7 @@ CODECS = {
     'libsvtav1': Codec(1, 63, 20),
     'ffv1': Codec(odd_sizes=True),
 }
+SELF_DESCRIBED = ('libx264', 'libx265')  # their streams hold the pixel aspect, which PyAV cannot write into Matroska
 ALIASES = {'h264': 'libx264', 'h265': 'libx265', 'hevc': 'libx265', 'vp9': 'libvpx-vp9', 'av1': 'libsvtav1'}
 
 
