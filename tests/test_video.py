@@ -22,7 +22,7 @@ from ramit_arch.errors import UserError
 
 av = pytest.importorskip('av')
 from ramit_arch.cli import video as command  # noqa: E402
-from ramit_arch.inference import video, video_segments  # noqa: E402
+from ramit_arch.inference import video, video_segments, video_streams  # noqa: E402
 
 TIMES = Fraction(1, 12800)
 STEP = 512  # of TIMES: 25 frames per second
@@ -61,10 +61,11 @@ def restore(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 def write_clip(
     file: Path, *, frames: int = 5, size: tuple[int, int] = (24, 32), pixel_format: str = 'yuv420p', matrix: int = 1,
     full: bool = False, pts: list[int] | None = None, picture: np.ndarray | None = None, codec: str = 'libx264',
-    options: dict[str, str] | None = None, before: Any = None, extra: Any = None,
+    options: dict[str, str] | None = None, last: int = 0, before: Any = None, extra: Any = None,
 ) -> None:  # fmt: skip
     """A clip of gray frames that grow lighter, or of copies of `picture` (planes, H, W), as stored.
 
+    The last frame lasts `last`, or as long as the muxer guesses.
     `before` is called with the container and the video stream before the header is written; `extra` afterwards.
     """
     with av.open(str(file), 'w') as container:
@@ -82,7 +83,9 @@ def write_clip(
             frame.pts, frame.time_base = (pts or range(0, frames * STEP, STEP))[i], TIMES
             frame.colorspace, frame.color_range = matrix, 2 if full else 1
             container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        for packet in stream.encode(None):
+            packet.duration = last if packet.pts == frame.pts else 0
+            container.mux(packet)
         if extra:
             extra(container, added)
 
@@ -157,12 +160,24 @@ def test_a_clip_becomes_a_larger_clip_with_the_same_frames_and_times(home: Path)
 
 def test_variable_frame_rate_is_kept(home: Path) -> None:
     pts = [0, 100, 700, 701, 5000, 5600]
-    write_clip(home / 'clip.mp4', frames=6, pts=pts)
+    write_clip(home / 'clip.mp4', frames=6, pts=pts, last=1400)
     for target in ('a.mp4', 'b.mov'):
         assert restore('clip.mp4', '-o', target, home=home).returncode == 0
         assert times(home / target) == [each * TIMES for each in pts]
+        with av.open(str(home / target)) as container:
+            assert container.duration / 1e6 == pytest.approx(float(7000 * TIMES), abs=0.001)
     assert restore('clip.mp4', '-o', 'c.mkv', home=home).returncode == 0  # which has milliseconds
     assert times(home / 'c.mkv') == [Fraction(round(1000 * each * TIMES), 1000) for each in pts]
+
+
+@pytest.mark.parametrize(('pts', 'expected'), [
+    ([0, 4, 2, 1, 3], [-2, -1, 0, 1, 2]),
+    ([0, 900, 2, 1, 901], [-2, -1, 0, 1, 2]),
+    ([5, 6, 9], [5, 6, 9]),
+    ([7], [7]),
+])  # fmt: skip
+def test_decoding_times_increase_and_are_not_after_presentation(pts: list[int], expected: list[int]) -> None:
+    assert list(video_streams.decoding_times(np.array(pts), Fraction(1, 100))) == expected
 
 
 @pytest.mark.parametrize(('codec', 'name', 'suffix'), [
@@ -384,6 +399,17 @@ def test_an_interrupted_video_continues_after_the_last_segment(home: Path, monke
     restore('clip.mkv', '-o', 'whole.mkv', *lossless, home=home)
     assert packets(home / 'clip_x2.mkv', 'video') == packets(home / 'whole.mkv', 'video')
     assert packets(home / 'clip_x2.mkv', 'audio') == packets(home / 'clip.mkv', 'audio')
+
+
+def test_an_interrupt_just_after_a_segment_keeps_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(home / 'clip.mp4', frames=2)
+
+    def interrupt(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video_segments, 'sync', interrupt)
+    assert '2 frames kept' in restore('clip.mp4', home=home).stdout
+    assert len(list((home / '.clip_x2.mp4.parts').glob('*.segment'))) == 1
 
 
 def test_other_options_start_from_the_beginning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ class Segments:
         if kind is None or not self._files:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
-            self.frames = len(self.pts())
+            self.frames = len(self.times()[0])
             self.say(f'{counted(self.frames, "frame")} kept in {self.folder}; repeat the command to continue')
 
     def _find(self) -> list[Path]:
@@ -104,7 +104,7 @@ class Segments:
             file.unlink()
         atomic_write(description, self.identity.encode())
         self._files = found
-        self.frames = len(self.pts())
+        self.frames = len(self.times()[0])
         if found:
             self.say(f'continuing after {counted(self.frames, "frame")} of an earlier run')
 
@@ -154,16 +154,17 @@ class Segments:
                     pts, duration, size, key = _HEADER.unpack(header)
                     yield Packet(pts, duration, key, file.read(size))
 
-    def pts(self) -> np.ndarray:
-        """(frames,) int64, in the order in which they are decoded."""
+    def times(self) -> tuple[np.ndarray, np.ndarray]:
+        """pts and durations, (frames,) int64, in the order in which they are decoded."""
         values = []
         for path in self._files:
             with path.open('rb') as file:
                 while header := file.read(_HEADER.size):
-                    pts, _, size, _ = _HEADER.unpack(header)
-                    values.append(pts)
+                    pts, duration, size, _ = _HEADER.unpack(header)
+                    values.append((pts, duration))
                     file.seek(size, os.SEEK_CUR)
-        return np.array(values, np.int64)
+        pairs = np.array(values, np.int64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
 
     @property
     def bytes(self) -> int:

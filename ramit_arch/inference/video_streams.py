@@ -16,13 +16,14 @@ from ramit_arch.files import sync
 from ramit_arch.inference.video_encoding import ANY_BYTES, FORMATS, Encoding
 from ramit_arch.inference.video_segments import Segments
 
+LATEST = 1  # seconds by which a frame may be decoded before it is shown
+
 # Written by the muxer, or about the former encoding.
 _CONTAINER_TAGS = {'major_brand', 'minor_version', 'compatible_brands', 'encoder'}
 _STREAM_TAGS = {'encoder', 'DURATION', 'vendor_id'}
 _STATISTICS = {'BPS', 'NUMBER_OF_BYTES', 'NUMBER_OF_FRAMES'} | {
     f'_STATISTICS_{name}' for name in ('WRITING_APP', 'WRITING_DATE_UTC', 'TAGS')
 }
-
 
 def join(
     source: Any,
@@ -158,14 +159,28 @@ def _copied_packets(source: Any, streams: dict[int, Any], notes: list[str]) -> I
 
 
 def _video_packets(segments: Segments, video: Any, time_base: Fraction) -> Iterator[Any]:
-    """The segments' packets with decoding times: the presentation times in order, as late as reordering demands."""
-    pts = segments.pts()
-    order = np.sort(pts)
-    delay = int((np.arange(len(pts)) - np.searchsorted(order, pts)).max())
-    step = max(int(order[1] - order[0]), 1) if len(order) > 1 else 1
+    """The segments' packets with decoding times."""
+    pts, durations = segments.times()
+    dts = decoding_times(pts, time_base)
+    # In MP4 the last packet ends the track on the scale of decoding times.
+    durations[-1] = durations[pts.argmax()]
     for i, stored in enumerate(segments.packets()):
         packet = av.Packet(stored.data)
-        packet.pts, packet.duration, packet.is_keyframe = stored.pts, stored.duration, stored.key
-        packet.dts = int(order[i - delay]) if i >= delay else int(order[0]) - (delay - i) * step
-        packet.time_base, packet.stream = time_base, video
+        packet.pts, packet.dts, packet.duration = stored.pts, int(dts[i]), int(durations[i])
+        packet.is_keyframe, packet.time_base, packet.stream = stored.key, time_base, video
         yield packet
+
+
+def decoding_times(pts: np.ndarray, time_base: Fraction) -> np.ndarray:
+    """Increasing times at or before the presentation times `pts`, (frames,) in the order in which they are decoded.
+
+    They are the presentation times in order, earlier by a constant time. Long pauses would make that long and the
+    interleaving of the streams bad; then they are earlier by a constant number of frames, as encoders have it.
+    """
+    order = np.sort(pts)
+    late = int((order - pts).max())
+    if late * time_base <= LATEST:
+        return order - late
+    delay = int((np.arange(len(pts)) - np.searchsorted(order, pts)).max())
+    before = order[0] - (order[1] - order[0]) * np.arange(delay, 0, -1)
+    return np.concatenate([before, order[: len(pts) - delay]])
