@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import call_basicsr, photograph
+from PIL import Image
 from torch import Tensor, nn
 
 from ramit_arch import Restorer
@@ -357,6 +359,33 @@ def test_matroska_with_an_attachment(home: Path) -> None:
         [attachment] = [stream for stream in container.streams if stream.type == 'attachment']
         assert (attachment.name, attachment.data) == ('font.ttf', b'a font')
     assert packets(home / 'clip_x2.mkv', 'subtitle') == packets(home / 'clip.mkv', 'subtitle')
+
+
+def test_a_cover_picture_is_copied_and_not_restored(home: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(photograph(0, 8, 8)).save(buffer, 'png')
+
+    def add(container: Any, stream: Any) -> Any:
+        cover = container.add_stream('png')
+        cover.width, cover.height, cover.pix_fmt = 8, 8, 'rgb24'
+        cover.disposition = av.stream.Disposition.attached_pic
+        return cover
+
+    def write(container: Any, cover: Any) -> None:
+        packet = av.Packet(buffer.getvalue())
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream = TIMES, cover
+        container.mux(packet)
+
+    write_clip(home / 'clip.mp4', before=add, extra=write)
+    for source, target in (('clip.mp4', 'a.mp4'), ('clip.mp4', 'b.mkv'), ('b.mkv', 'c.mkv')):
+        result = restore(source, '-o', target, home=home)
+        assert ', 1 cover, libx264' in result.stdout, result.stderr
+        assert len(times(home / target)) == 5
+        with av.open(str(home / target)) as container:
+            cover = container.streams.video[1]
+            assert cover.disposition & av.stream.Disposition.attached_pic
+            assert next(bytes(packet) for packet in container.demux(cover)) == buffer.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------------ restart

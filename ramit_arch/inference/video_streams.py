@@ -25,6 +25,7 @@ _STATISTICS = {'BPS', 'NUMBER_OF_BYTES', 'NUMBER_OF_FRAMES'} | {
     f'_STATISTICS_{name}' for name in ('WRITING_APP', 'WRITING_DATE_UTC', 'TAGS')
 }
 
+
 def join(
     source: Any,
     main: Any,
@@ -67,7 +68,8 @@ def join(
         sync(target.parent)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f'{target}: cannot be written ({error.strerror})') from error
-    kinds = [source.streams[index].type for index in streams]
+    copied = [source.streams[index] for index in streams]
+    kinds = ['cover' if _is_cover(stream) else stream.type for stream in copied]
     return tuple(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))
 
 
@@ -91,10 +93,23 @@ def _stream_tags(stream: Any, statistics: bool) -> dict[str, str]:
 
 
 def _copy(output: Any, stream: Any) -> Any:
+    if _is_cover(stream) and output.format.name == 'matroska':  # where they are attachments
+        suffix, kind = ('jpg', 'image/jpeg') if stream.name == 'mjpeg' else (stream.name, f'image/{stream.name}')
+        named = stream.metadata.get('filename', f'cover.{suffix}'), stream.metadata.get('mimetype', kind)
+        return output.add_attachment(*named, _first_packet(stream))
     copied = output.add_stream_from_template(stream, opaque=True)
     copied.disposition = stream.disposition
     copied.metadata.update(_stream_tags(stream, statistics=True))
     return copied
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _first_packet(stream: Any) -> bytes:
+    with av.open(stream.container.name, **ANY_BYTES) as container:
+        return next(bytes(packet) for packet in container.demux(container.streams[stream.index]) if packet.size)
 
 
 def _held(source: Any, main: Any, form: str, notes: list[str]) -> list[Any]:
@@ -111,12 +126,10 @@ def _held(source: Any, main: Any, form: str, notes: list[str]) -> list[Any]:
                 _copy(trial, stream)
                 trial.start_encoding()
             held.append(stream)
-        except (av.FFmpegError, ValueError, RuntimeError):
+        except (av.FFmpegError, ValueError, RuntimeError, StopIteration):
             name = f' ({stream.name})' if stream.name else ''
             notes.append(f'stream {stream.index}, {stream.type}{name}, left out: {form} cannot hold it')
-    others = sum(
-        stream.type == 'video' and not stream.disposition & av.stream.Disposition.attached_pic for stream in held
-    )
+    others = sum(stream.type == 'video' and not _is_cover(stream) for stream in held)
     if others:
         notes.append(f'{counted(others, "other video stream")} copied as they are')
     return held
