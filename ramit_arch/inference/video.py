@@ -118,27 +118,36 @@ def make_job(source: Path, target: Path, codec: str, crf: int | None, scale: int
         stream = main_stream(container, source)
         frame = _first_frame(container, stream, source)
         clip = _describe(source, stream, frame, notes)
-        width, height = clip.width * scale, clip.height * scale
-        layout = choose_format(frame.format, codec, width, height, notes)
-        matrix, colour_range = clip.matrix, clip.range
-        if matrix == RGB and layout.startswith('yuv'):
-            matrix, colour_range = BT709, LIMITED
-        tags = [
-            getattr(frame, name) if getattr(frame, name) != UNSPECIFIED else getattr(stream.codec_context, name)
-            for name in ('color_primaries', 'color_trc')
-        ]
-        encoding = Encoding(
-            codec, crf, layout, width, height, _rate(stream), _fraction(stream.time_base) or Fraction(1, 90000),
-            _fraction(stream.sample_aspect_ratio), matrix, colour_range, int(tags[0]), int(tags[1]),
-            min(threads or 0, MAX_THREADS),
-        )  # fmt: skip
+        encoding = _encoding(clip, stream, frame, codec, crf, scale, notes)
+    if threads:
+        encoding = replace(encoding, threads=min(threads, MAX_THREADS))
     if encoding.aspect not in (None, 1) and target.suffix.lower() in ('.mkv', '.webm') and codec not in SELF_DESCRIBED:
         notes.append(f'pixel aspect ratio {encoding.aspect} dropped; .mp4 holds it')
     try:
         open_encoder(encoding)
     except (av.FFmpegError, ValueError) as error:
-        raise UserError(f'{target}: {codec} cannot encode {width}x{height} in {layout} ({error})') from error
+        size = f'{encoding.width}x{encoding.height}'
+        raise UserError(f'{target}: {codec} cannot encode {size} in {encoding.format} ({error})') from error
     return Job(clip, target, encoding, tuple(notes))
+
+
+def _encoding(
+    clip: Clip, stream: Any, frame: Any, codec: str, crf: int | None, scale: int, notes: list[str]
+) -> Encoding:
+    """As near to the source as the codec allows."""
+    width, height = clip.width * scale, clip.height * scale
+    layout = choose_format(frame.format, codec, width, height, notes)
+    matrix, colour_range = clip.matrix, clip.range
+    if matrix == RGB and layout.startswith('yuv'):
+        matrix, colour_range = BT709, LIMITED
+    primaries, transfer = (
+        getattr(frame, name) if getattr(frame, name) != UNSPECIFIED else getattr(stream.codec_context, name)
+        for name in ('color_primaries', 'color_trc')
+    )
+    return Encoding(
+        codec, crf, layout, width, height, _rate(stream), _fraction(stream.time_base) or Fraction(1, 90000),
+        _fraction(stream.sample_aspect_ratio), matrix, colour_range, int(primaries), int(transfer),
+    )  # fmt: skip
 
 
 def open_source(path: Path) -> Any:
