@@ -60,7 +60,8 @@ EXAMPLES = {
     '  basicsr restore scan.png --task CDN\n'
     '  basicsr restore photo.jpg -m RAMiT-slimSR_X2.pth\n'
     '  basicsr restore photos -o enlarged -m experiments/mine\n'
-    '  basicsr restore old.png -m RAMiT-1_CDN.pth --task CDN',
+    '  basicsr restore old.png -m RAMiT-1_CDN.pth --task CDN\n'
+    '  basicsr restore clip.mp4 -o out.mp4 --codec libx265 --crf 20',
     'models': 'basicsr models',
     'export': 'basicsr export -m experiments/mine --to mine.safetensors\n'
     '  basicsr export -m experiments/mine --to mine.onnx',
@@ -194,15 +195,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_restore(verbs: argparse._SubParsersAction) -> None:
-    restore = _add_verb(verbs, 'restore', 'restore pictures and folders of pictures with a network')
-    restore.add_argument('pictures', nargs='+', metavar='PATH', help='pictures, or folders, which are read recursively')
+    restore = _add_verb(verbs, 'restore', 'restore pictures, folders of pictures, or a video with a network')
+    restore.add_argument('pictures', nargs='+', metavar='PATH', help='pictures; folders, read recursively; or a video')
     restore.add_argument('-m', '--model', metavar='PATH', help=f'{MODEL} (default: that for --task and --scale)')
     restore.add_argument('--task', choices=TASKS, help=f'chooses a packaged network (default: SR); with -m, {TASK}')
     restore.add_argument('--scale', type=_positive, metavar='N', help='chooses a packaged network (default: 2 for SR)')
-    restore.add_argument('-o', '--output', metavar='PATH', help='folder, or file for one picture (default: beside it)')
+    restore.add_argument('-o', '--output', metavar='PATH', help='folder, or file for one source (default: beside it)')
     restore.add_argument('--format', choices=['png', 'jpg', 'webp', 'tif', 'bmp'], help='default: png')
+    restore.add_argument('--quality', type=_percentage, metavar='N', help='JPEG and WebP quality (default: 95)')
+    restore.add_argument('--codec', metavar='NAME', help='of a video (default: libx264; libvpx-vp9 in .webm)')
     restore.add_argument(
-        '--quality', type=_percentage, default=95, metavar='N', help='JPEG and WebP quality (default: 95)'
+        '--crf', type=_crf, metavar='N', help="of a video: the codec's quality, less is better (default: 16 to 20)"
     )
     restore.add_argument(
         '--suffix', metavar='TEXT', help='appended to file names (default: _x2 and the like; none with -o)'
@@ -276,6 +279,12 @@ def _tile(text: str) -> int | str:
 def _overlap(text: str) -> int:
     if not text.isdecimal() or int(text) > 256:
         raise argparse.ArgumentTypeError(f'{text} is not an integer from 0 to 256')
+    return int(text)
+
+
+def _crf(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text} is not an integer from 0 up')
     return int(text)
 
 

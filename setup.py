@@ -61,6 +61,7 @@ setup(
         'plot': ['matplotlib>=3.7'],
         'onnx': ['onnx>=1.16', 'onnxscript>=0.5', 'onnxruntime>=1.18'],
         'spandrel': ['spandrel>=0.4'],
+        'video': ['av>=17.1'],
         'dev': [
             'pytest>=8',
             'pytest-xdist>=3.5',

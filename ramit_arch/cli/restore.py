@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ramit_arch.cli import video
+from ramit_arch.cli.restorer import describe, name_suffix, open_restorer
 from ramit_arch.errors import UserError, counted
-from ramit_arch.inference import packaged
 from ramit_arch.inference.folders import Job, Outcome, Plan, make_plan, prepare_targets, restore_all
 from ramit_arch.inference.restorer import Restorer
 
@@ -24,10 +25,10 @@ NAMED, LISTED = 5, 50  # skipped files and failures in the summary
 
 
 def run(args: argparse.Namespace) -> None:
-    """Restore pictures, with a line for each and a summary.
+    """Restore pictures, with a line for each and a summary, or a video.
 
     Raises:
-        UserError: nothing could be started, or some pictures failed.
+        UserError: nothing could be started, or some pictures or the video failed.
     """
     if not all(args.pictures) or args.output == '':
         raise UserError('a path is empty')
@@ -35,27 +36,19 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f'--suffix {args.suffix!r}: must not contain slashes')
     if args.threads:
         torch.set_num_threads(args.threads)
+    if any(video.is_video(Path(path)) for path in args.pictures):
+        video.run(args)
+        return
+    if args.codec is not None or args.crf is not None:
+        raise UserError(f'--{"crf" if args.codec is None else "codec"}: for videos; remove it')
     rank, processes = _join()
-    tile = {'auto': 'auto', 'off': None}.get(args.tile, args.tile)
-    if isinstance(tile, int) and tile <= args.overlap:
-        raise UserError(f'--tile {tile}: must be above the overlap, which is {args.overlap}')
-    model = args.model or packaged.choose(args.task, args.scale)
-    restorer = Restorer(
-        model, task=args.task, device=_device(args.device, processes), tile=tile, overlap=args.overlap,
-        precision='bfloat16' if args.bf16 else 'float32', ensemble=args.ensemble,
-    )  # fmt: skip
-    if args.scale not in (None, restorer.scale):
-        raise UserError(f'--scale {args.scale}: {restorer.file} is a network for scale {restorer.scale}; leave it out')
+    restorer, model = open_restorer(args, processes)
     output = None if args.output is None else Path(args.output)
-    suffix = args.suffix
-    if suffix is None:
-        suffix = '' if output else f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
+    suffix = name_suffix(args, restorer)
     plan = _shared_plan(args, output, suffix, rank, processes)
     if rank == 0:
-        name = f'{type(restorer.network).__name__} x{restorer.scale}'
-        source = restorer.file if args.model else f'{model}, a small packaged network (use -m for a better one)'
-        print(f'{name}{f" for {restorer.task}" if restorer.task else ""} from {source}, on {restorer.device}')
-    outcomes = _restore(restorer, plan.jobs[rank::processes], args.quality, rank)
+        print(describe(restorer, model, args))
+    outcomes = _restore(restorer, plan.jobs[rank::processes], args.quality or 95, rank)
     if processes > 1:
         shares: list[list[Outcome]] = [[]] * processes
         torch.distributed.all_gather_object(shares, outcomes)
@@ -91,13 +84,6 @@ def _join() -> tuple[int, int]:
         return 0, 1
     torch.distributed.init_process_group('gloo', timeout=timedelta(days=30))  # pictures may take long
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _device(asked: str | None, processes: int) -> str | None:
-    """A GPU for each process, if there are several."""
-    if asked is None and processes > 1 and torch.cuda.is_available():
-        return f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
-    return asked
 
 
 def _restore(restorer: Restorer, jobs: Sequence[Job], quality: int, rank: int) -> list[Outcome]:
