@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ramit_arch.errors import UserError, counted
 from ramit_arch.inference import packaged
-from ramit_arch.inference.folders import Job, Outcome, Plan, make_plan, prepare_targets, restore_all
+from ramit_arch.inference.folders import Job, Outcome, Plan, make_plan, prepare_targets, restore_all, result_suffix
 from ramit_arch.inference.restorer import Restorer
 
 NAMED, LISTED = 5, 50  # skipped files and failures in the summary
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     output = None if args.output is None else Path(args.output)
     suffix = args.suffix
     if suffix is None:
-        suffix = '' if output else f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
+        suffix = '' if output else result_suffix(restorer)
     plan = _shared_plan(args, output, suffix, rank, processes)
     if rank == 0:
         name = f'{type(restorer.network).__name__} x{restorer.scale}'

@@ -242,6 +242,11 @@ def restore_picture(restorer: Restorer, picture: Picture, progress: Callable[[in
     return replace(picture, pixels=restored, alpha=alpha)
 
 
+def result_suffix(restorer: Restorer) -> str:
+    """Appended to the names of results: `_x2`, `_CDN`."""
+    return f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
+
+
 def _check_room(target: Path, size: int) -> None:
     """Raises UserError if a disk has no room for an uncompressed result."""
     free = shutil.disk_usage(target.parent).free
