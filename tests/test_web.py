@@ -173,6 +173,21 @@ def test_the_result_is_the_file_that_restore_writes(server: Server, home: Path) 
     assert np.array_equal(before.pixels, decode_picture((home / 'deep.png').read_bytes()).pixels)
 
 
+def test_progress_within_a_tile_and_the_same_result(server: Server, home: Path) -> None:
+    (home / 'large.png').write_bytes(png(290, 310))  # large enough to copy the network and estimate its memory
+    assert call_basicsr('restore', 'large.png', '-m', 'net.pth', cwd=home).returncode == 0
+    id = server.post((home / 'large.png').read_bytes())[1]['id']
+    seen = []
+    while not seen or seen[-1]['state'] in ('waiting', 'running'):
+        seen.append(server.request('GET', f'/jobs/{id}')[1])
+        time.sleep(0.005)
+    assert seen[-1]['state'] == 'done'
+    steps = [status['progress'] for status in seen]
+    assert steps == sorted(steps)
+    assert len({step for step in steps if 0 < step < 1}) > 5
+    assert server.request('GET', f'/jobs/{id}/result')[1] == (home / 'large_x2.png').read_bytes()
+
+
 def test_what_is_too_large_to_be_shown_is_reduced_and_downloaded_whole(
     server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,7 +501,11 @@ def test_bad_uploads_are_one_sentence_and_the_page_works_on(
             assert alert.inner_text().startswith(f'{name}.png: ')
             assert '\n' not in alert.inner_text()
         assert visitor.page.get_by_role('button', name='Restore').is_disabled()
-        visitor.choose(home / 'deep.png')
+        for _ in range(2):  # the same file again is a choice too
+            visitor.page.get_by_role('button', name='Cat').click()
+            visitor.page.get_by_text('cat.webp').wait_for()
+            visitor.choose(home / 'deep.png')
+            visitor.page.get_by_text('deep.png').wait_for()
         assert alert.inner_text() == ''
         visitor.restore()
 

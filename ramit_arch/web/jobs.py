@@ -6,13 +6,14 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
+from torch import nn
 
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.protocols import PROTOCOLS
@@ -37,6 +38,48 @@ class Cancelled(Exception):
     """Ends a running restoration."""
 
 
+class Meter:
+    """How far a network is within a tile, by the modules that it has called; the tile may take minutes.
+
+    Args:
+        network: the network.
+
+    Attributes:
+        check: called before every module.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.check: Callable[[], None] | None = None
+        modules = set(network.modules())
+        self._called: set[nn.Module] = set()
+        self._pixels, self._needed = 0, len(modules)  # of which containers are not called
+
+        # Not methods: the network is copied to estimate its memory, with all that its hooks hold, and the copy runs.
+        def begin(module: nn.Module, inputs: Any) -> None:
+            if module is network:
+                self._called.clear()
+                self._pixels = inputs[0].shape[-2] * inputs[0].shape[-1]
+
+        def step(module: nn.Module, _: Any) -> None:
+            if module in modules:
+                self._called.add(module)
+                if self.check is not None:
+                    self.check()
+
+        network.register_forward_pre_hook(begin)
+        for module in modules:
+            module.register_forward_pre_hook(step)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the present tile that are restored, more or less."""
+        return self._pixels * len(self._called) // self._needed
+
+    def end_tile(self) -> None:
+        """Note how many modules a tile calls."""
+        self._needed = max(len(self._called), 1)
+
+
 @dataclass(frozen=True)
 class Network:
     """A choice on the page.
@@ -45,18 +88,21 @@ class Network:
         label: what it restores, and its name.
         suffix: appended to the names of results.
         restorer: computes it.
+        meter: of the network.
     """
 
     label: str
     suffix: str
     restorer: Restorer
+    meter: Meter
 
 
 def make_network(restorer: Restorer, name: str) -> Network:
     """A choice on the page; `name` is a packaged network's, or the path of a checkpoint or experiment folder."""
     purpose = PROTOCOLS[restorer.task].task if restorer.task in PROTOCOLS else 'restoration'
     scale = f' ×{restorer.scale}' if restorer.scale > 1 else ''  # noqa: RUF001
-    return Network(f'{purpose.capitalize()}{scale}: {Path(name).resolve().name}', result_suffix(restorer), restorer)
+    label = f'{purpose.capitalize()}{scale}: {Path(name).resolve().name}'
+    return Network(label, result_suffix(restorer), restorer, Meter(restorer.network))
 
 
 @dataclass(eq=False)
@@ -70,7 +116,7 @@ class Job:
         id: not to be guessed: who knows it may see the result.
         touched: when it was last asked for, in seconds of the monotonic clock.
         state: of the restoration.
-        pixels: of the input that are restored.
+        progress: from 0 to 1.
         seconds: that the restoration took.
         error: why it failed.
         notes: what was converted or dropped.
@@ -85,7 +131,7 @@ class Job:
     id: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     touched: float = field(default_factory=time.monotonic)
     state: Literal['waiting', 'running', 'done', 'failed'] = 'waiting'
-    pixels: int = 0
+    progress: float = 0.0
     seconds: float = 0.0
     error: str = ''
     notes: list[str] = field(default_factory=list)
@@ -116,12 +162,12 @@ class JobQueue:
         self.networks, self.max_pixels = networks, max_pixels
         self._jobs: dict[str, Job] = {}  # oldest first
         self._running: Job | None = None
+        self._finished = 0  # pixels of its tiles
         self._arriving = 0
         self._closed = False
         self._changed = threading.Condition()
         for network in networks:
-            for module in network.restorer.network.modules():
-                module.register_forward_pre_hook(self._stop_if_cancelled)
+            network.meter.check = self._check
         self._thread = threading.Thread(target=self._work, name='restore', daemon=True)
         self._thread.start()
 
@@ -181,11 +227,9 @@ class JobQueue:
                 return None
             waiting = self._waiting()
             ahead = waiting.index(job) + (self._running is not None) if job in waiting else 0
-            height, width = job.size
             return {
-                'state': job.state, 'ahead': ahead, 'progress': min(job.pixels / (height * width), 1),
-                'seconds': job.seconds, 'error': job.error, 'notes': job.notes, 'sizes': job.sizes,
-                'files': sorted(job.files),
+                'state': job.state, 'ahead': ahead, 'progress': job.progress, 'seconds': job.seconds,
+                'error': job.error, 'notes': job.notes, 'sizes': job.sizes, 'files': sorted(job.files),
             }  # fmt: skip
 
     def file(self, id: str, name: str) -> bytes | None:
@@ -263,14 +307,9 @@ class JobQueue:
         picture = decode_picture(job.data)
         job.data = b''
 
-        def progress(pixels: int) -> None:
-            job.pixels += pixels
-            with self._changed:
-                self._sweep()
-            self._stop_if_cancelled()
-
+        self._finished = 0
         start = time.perf_counter()
-        restored = restore_picture(job.network.restorer, picture, progress)
+        restored = restore_picture(job.network.restorer, picture, self._count)
         seconds = time.perf_counter() - start
         result, notes = encode_picture(restored)
         files = {'result': bytes(result), 'before': _view(picture)}
@@ -285,10 +324,27 @@ class JobQueue:
                 setattr(job, name, value)
             job.data, job.touched, job.state = b'', time.monotonic(), state
 
-    def _stop_if_cancelled(self, *_: Any) -> None:
-        """Called between tiles, and before every module of a network."""
-        if self._running is not None and self._running.cancelled:
+    def _count(self, pixels: int) -> None:
+        self._finished += pixels
+        assert self._running is not None
+        self._running.network.meter.end_tile()
+        self._check(within_tile=False)
+
+    def _check(self, within_tile: bool = True) -> None:
+        """Called between tiles, and before every module of a network.
+
+        Raises:
+            Cancelled: the picture is to be restored no further.
+        """
+        job = self._running
+        if job is None:
+            return
+        with self._changed:
+            self._sweep()
+        if job.cancelled:
             raise Cancelled
+        pixels = self._finished + (job.network.meter.pixels if within_tile else 0)
+        job.progress = min(max(pixels / (job.size[0] * job.size[1]), job.progress), 1.0)  # tiles overlap
 
 
 def _view(picture: Picture) -> bytes:

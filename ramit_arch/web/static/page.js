@@ -262,7 +262,10 @@ form.addEventListener('submit', event => {
   event.preventDefault();
   if (picture && !running) restore();
 });
-file.addEventListener('change', () => chooseFirst(file.files));
+file.addEventListener('change', () => {
+  chooseFirst(file.files);
+  file.value = ''; // so that choosing the same file again is a change
+});
 for (const button of document.querySelectorAll('[data-sample]')) {
   button.addEventListener('click', () => chooseSample(button.dataset.sample));
 }
