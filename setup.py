@@ -68,6 +68,7 @@ setup(
             'pytest-xdist>=3.5',
             'hypothesis>=6.100',
             'fastjsonschema>=2.20',
+            'playwright>=1.50',
             'ruff>=0.6',
             'mypy>=1.11',
             'types-PyYAML',

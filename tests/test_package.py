@@ -72,7 +72,8 @@ def test_the_wheel_holds_the_package_its_data_and_the_command_and_no_generic_nam
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.partition('/')[0] for name in names}
     assert {name for name in top if not name.endswith('.dist-info')} == {'ramit_arch', 'basicsr_command.py'}
-    data = ('preparation/datasets.yml', 'evaluation/paper.yml', 'archs/window_attention.cpp')
+    data = ('preparation/datasets.yml', 'evaluation/paper.yml', 'archs/window_attention.cpp', 'web/static/page.js',
+            'web/static/samples/cat.webp')  # fmt: skip
     assert {f'ramit_arch/{name}' for name in data} <= set(names)
     option_files = {Path(name).stem for name in names if name.startswith('ramit_arch/options/files/')}
     assert option_files == set(packaged.files())
