@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.client
 import importlib.util
 import json
@@ -186,6 +187,16 @@ def test_progress_within_a_tile_and_the_same_result(server: Server, home: Path) 
     assert steps == sorted(steps)
     assert len({step for step in steps if 0 < step < 1}) > 5
     assert server.request('GET', f'/jobs/{id}/result')[1] == (home / 'large_x2.png').read_bytes()
+
+
+def test_a_copy_of_a_network_is_not_measured() -> None:
+    network, image, checks = nn.Sequential(nn.Identity(), nn.Identity()), torch.zeros(1, 3, 4, 5), []
+    meter = jobs.Meter(network)
+    meter.check = lambda: checks.append(meter.pixels)
+    copy.deepcopy(network)(image)
+    assert (meter.pixels, checks) == (0, [])
+    network(image)
+    assert (meter.pixels, checks) == (20, [6, 13, 20])
 
 
 def test_what_is_too_large_to_be_shown_is_reduced_and_downloaded_whole(
