@@ -62,6 +62,9 @@ EXAMPLES = {
     '  basicsr restore photos -o enlarged -m experiments/mine\n'
     '  basicsr restore old.png -m RAMiT-1_CDN.pth --task CDN\n'
     '  basicsr restore clip.mp4 -o out.mp4 --codec libx265 --crf 20',
+    'web': 'basicsr web\n'
+    '  basicsr web -m experiments/mine RAMiT-slimSR_X2.pth --port 8000\n'
+    '  basicsr web --host 0.0.0.0 --max_megapixels 4',
     'models': 'basicsr models',
     'export': 'basicsr export -m experiments/mine --to mine.safetensors\n'
     '  basicsr export -m experiments/mine --to mine.onnx',
@@ -121,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
     complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
     _add_restore(verbs)
+    _add_web(verbs)
     _add_verb(verbs, 'models', 'list the packaged networks, with their scores')
     export = _add_verb(verbs, 'export', 'write a network as one file for other programs')
     export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
@@ -179,7 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar='KEY:KEY=VALUE',
             help='change options; values are YAML',
         )
-    for verb in (*by_file, complexity, runs, export, verbs.choices['init'], verbs.choices['restore']):
+    for verb in (*by_file, complexity, runs, export, *(verbs.choices[name] for name in ('init', 'restore', 'web'))):
         verb.add_argument(
             '--import',
             dest='imports',
@@ -217,6 +221,34 @@ def _add_restore(verbs: argparse._SubParsersAction) -> None:
     restore.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster, a little less exact')
     restore.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
     restore.add_argument('--threads', type=_positive, metavar='N', help='CPU threads (default: all cores)')
+
+
+def _add_web(verbs: argparse._SubParsersAction) -> None:
+    web = _add_verb(verbs, 'web', 'serve a web page on this machine that restores pictures')
+    web.add_argument(
+        '-m', '--model', nargs='+', action='extend', default=[], metavar='PATH', help=f'{MODEL}; besides the packaged'
+    )
+    web.add_argument('--task', choices=TASKS, help=f'with -m, {TASK}')
+    web.add_argument('--host', default='127.0.0.1', metavar='NAME', help='address to listen on (default: 127.0.0.1)')
+    web.add_argument('--port', type=_port, default=7860, metavar='N', help='default: 7860; 0 chooses a free one')
+    web.add_argument(
+        '--allow_host',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='NAME',
+        help="names under which the page may be opened, besides this machine's",
+    )
+    web.add_argument('--max_mb', type=_positive, default=32, metavar='N', help='of a file (default: 32)')
+    web.add_argument('--max_megapixels', type=_positive, default=24, metavar='N', help='of a picture (default: 24)')
+    web.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
+    web.add_argument('--threads', type=_positive, metavar='N', help='CPU threads (default: all cores)')
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer from 0 to 65535')
+    return int(text)
 
 
 def _add_init(verbs: argparse._SubParsersAction) -> None:

@@ -33,6 +33,7 @@ setup(
         'ramit_arch.archs': ['*.cpp'],
         'ramit_arch.evaluation': ['paper.yml'],
         'ramit_arch.preparation': ['datasets.yml'],
+        'ramit_arch.web': ['static/*', 'static/samples/*'],
     },
     # The command's parser lives outside the package: importing ramit_arch imports torch, and `--help` must not.
     py_modules=['basicsr_command'],
@@ -60,6 +61,7 @@ setup(
         'demo': ['scikit-image>=0.20'],
         'plot': ['matplotlib>=3.7'],
         'onnx': ['onnx>=1.16', 'onnxscript>=0.5', 'onnxruntime>=1.18'],
+        'web': ['starlette>=1.0', 'uvicorn>=0.30'],
         'spandrel': ['spandrel>=0.4'],
         'video': ['av>=17.1'],
         'dev': [
@@ -67,6 +69,7 @@ setup(
             'pytest-xdist>=3.5',
             'hypothesis>=6.100',
             'fastjsonschema>=2.20',
+            'playwright>=1.50',
             'ruff>=0.6',
             'mypy>=1.11',
             'types-PyYAML',

@@ -72,7 +72,8 @@ def test_the_wheel_holds_the_package_its_data_and_the_command_and_no_generic_nam
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.partition('/')[0] for name in names}
     assert {name for name in top if not name.endswith('.dist-info')} == {'ramit_arch', 'basicsr_command.py'}
-    data = ('preparation/datasets.yml', 'evaluation/paper.yml', 'archs/window_attention.cpp')
+    data = ('preparation/datasets.yml', 'evaluation/paper.yml', 'archs/window_attention.cpp', 'web/static/page.js',
+            'web/static/samples/cat.webp')  # fmt: skip
     assert {f'ramit_arch/{name}' for name in data} <= set(names)
     option_files = {Path(name).stem for name in names if name.startswith('ramit_arch/options/files/')}
     assert option_files == set(packaged.files())
@@ -137,7 +138,7 @@ def test_errors_in_a_file_on_a_packaged_base_have_their_lines(tmp_path: Path) ->
 
 # What a package of ramit_arch may import: itself and those of lower levels.
 LEVELS = {'errors': 0, 'files': 1, 'stopping': 1, 'archs': 2, 'options': 3, 'data': 4, 'evaluation': 5,
-          'inference': 6, 'models': 7, 'preparation': 7, 'cli': 8}  # fmt: skip
+          'inference': 6, 'models': 7, 'preparation': 7, 'web': 7, 'cli': 8}  # fmt: skip
 
 
 def test_imports_between_packages_run_one_way() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from ramit_arch.errors import UserError
 from ramit_arch.inference import packaged
+from ramit_arch.inference.folders import result_suffix
 from ramit_arch.inference.restorer import Restorer
 
 
@@ -35,9 +36,7 @@ def name_suffix(args: argparse.Namespace, restorer: Restorer) -> str:
     """What is appended to the file names of results."""
     if args.suffix is not None:
         return args.suffix
-    if args.output:
-        return ''
-    return f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
+    return '' if args.output else result_suffix(restorer)
 
 
 def describe(restorer: Restorer, model: str, args: argparse.Namespace) -> str:

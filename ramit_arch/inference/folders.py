@@ -217,17 +217,34 @@ def _restore(
 ) -> tuple[Outcome, Picture | None]:
     try:
         picture = reading.result()
-        pixels, alpha = picture.pixels, picture.alpha
-        _check_room(job.target, pixels.nbytes * restorer.scale**2)
+        _check_room(job.target, picture.pixels.nbytes * restorer.scale**2)
         start = time.perf_counter()
-        restored = restorer.restore(pixels if alpha is None else np.dstack([pixels, alpha]), progress)
+        restored = restore_picture(restorer, picture, progress)
         seconds = time.perf_counter() - start
     except Exception as error:  # whatever a decoder or a network raises
         return Outcome(job, _why(error, job.source)), None
+    return Outcome(job, None, picture.pixels.shape[:2], seconds), restored
+
+
+def restore_picture(restorer: Restorer, picture: Picture, progress: Callable[[int], None] | None = None) -> Picture:
+    """Restore pixels and alpha; profile, resolution and notes are kept.
+
+    Args:
+        restorer: what restores.
+        picture: as read.
+        progress: as for `Restorer.restore`.
+    """
+    pixels, alpha = picture.pixels, picture.alpha
+    restored = restorer.restore(pixels if alpha is None else np.dstack([pixels, alpha]), progress)
     if alpha is not None:
         restored, alpha = restored[..., :-1], restored[..., -1]
         restored = restored[..., 0] if pixels.ndim == 2 else restored
-    return Outcome(job, None, pixels.shape[:2], seconds), replace(picture, pixels=restored, alpha=alpha)
+    return replace(picture, pixels=restored, alpha=alpha)
+
+
+def result_suffix(restorer: Restorer) -> str:
+    """Appended to the names of results: `_x2`, `_CDN`."""
+    return f'_x{restorer.scale}' if restorer.scale > 1 else f'_{restorer.task or "restored"}'
 
 
 def _check_room(target: Path, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,7 @@ _UNKNOWN, _PREMULTIPLIED, _STRAIGHT = 0, 1, 2  # TIFF's ExtraSamples
 _MODES = {'1': '1-bit', 'P': 'palette', 'L': 'gray', 'LA': 'gray with alpha', 'RGBA': 'RGB with alpha'}
 _TOO_LARGE = f'refused, its header declares more than {MAX_PIXELS:,} pixels; cut it into parts'
 _UNREADABLE = f'damaged, truncated, or not an image of a known format ({", ".join(sorted(READABLE))})'
+_QUIET = threading.Lock()  # warning filters and log levels are global
 
 
 @dataclass
@@ -85,24 +87,61 @@ def read_picture(path: Path) -> Picture:
     if not data:
         raise UserError(f'{path}: empty file')
     try:
-        with _quiet():
-            return _decode_tiff(data) if data.startswith(_TIFF_SIGNATURES) else _decode(data)
+        return decode_picture(data)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
+
+
+def decode_picture(data: bytes) -> Picture:
+    """Decode the content of a file, as `read_picture`.
+
+    Raises:
+        UserError: as `read_picture`, without a path.
+    """
+    with _decoding():
+        return _decode_tiff(data) if data.startswith(_TIFF_SIGNATURES) else _decode(data)
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Height and width that the header of a file declares, as stored: an EXIF orientation is not applied.
+
+    Raises:
+        UserError: not an image of a known format, or more than `MAX_PIXELS`.
+    """
+    with _decoding():
+        if data.startswith(_TIFF_SIGNATURES):
+            with tifffile.TiffFile(io.BytesIO(data)) as file:
+                page: Any = file.pages[0]
+                width, height = page.imagewidth, page.imagelength
+        else:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                width, height = image.size
+        _check_size(width, height)
+        return height, width
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Silence the decoders, and turn whatever they raise into a UserError."""
+    try:
+        with _quiet():
+            yield
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
-        raise UserError(f'{path}: {_TOO_LARGE}') from error
+        raise UserError(_TOO_LARGE) from error
     except MemoryError as error:
-        raise UserError(f'{path}: not enough memory to decode it') from error
+        raise UserError('not enough memory to decode it') from error
     except Exception as error:  # unknown or damaged, whatever the decoder raises
-        raise UserError(f'{path}: {_UNREADABLE}') from error
+        raise UserError(_UNREADABLE) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the decoders, which print about files that a `UserError` or a note is about."""
     logger, opencv = logging.getLogger('tifffile'), getattr(cv2.utils, 'logging', cv2)  # in cv2 itself before OpenCV 5
-    levels = logger.level, opencv.getLogLevel()
-    with warnings.catch_warnings():
+    with _QUIET, warnings.catch_warnings():
+        levels = logger.level, opencv.getLogLevel()
         warnings.simplefilter('ignore')
         logger.setLevel(logging.CRITICAL)
         opencv.setLogLevel(0)
@@ -123,8 +162,7 @@ def _check_size(width: int, height: int) -> None:
 def _decode(data: bytes) -> Picture:
     """Decode with Pillow; only the samples of a 16-bit PNG, which Pillow reduces to 8 bits, with OpenCV."""
     notes: list[str] = []
-    known = READABLE.intersection(Image.registered_extensions().values())  # AVIF needs Pillow 11.3
-    with Image.open(io.BytesIO(data), formats=sorted(known)) as image:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image:
         _check_size(*image.size)
         if image.format == 'PPM' and image.mode == 'RGB' and image.tile[0][0] == 'ppm':
             notes.append('PPM scaled to 8 bits')
@@ -144,6 +182,10 @@ def _decode(data: bytes) -> Picture:
         # Pillow has turned a TIFF already, and removed the tag.
         samples = orient(samples, tags.get(ORIENTATION, 1))
         return _picture(samples, icc, image.info.get('dpi'), notes, image.format or '')
+
+
+def _formats() -> list[str]:
+    return sorted(READABLE.intersection(Image.registered_extensions().values()))  # AVIF needs Pillow 11.3
 
 
 def exif_tags(image: Image.Image) -> dict[int, Any]:
@@ -361,9 +403,23 @@ def write_picture(picture: Picture, path: Path, quality: int = 95) -> None:
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise UserError(f'{path}: not a suffix of a format that can be written ({", ".join(FORMATS)})')
+    try:
+        content, notes = encode_picture(picture, form, quality)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    atomic_write(path, content)
+    picture.notes += [note for note in notes if note not in picture.notes]
+
+
+def encode_picture(picture: Picture, form: str = 'PNG', quality: int = 95) -> tuple[bytes | memoryview, list[str]]:
+    """The content that `write_picture` writes for one of the formats of `FORMATS`, and its notes.
+
+    Raises:
+        UserError: a side longer than the format allows, or the encoder fails.
+    """
     height, width = picture.pixels.shape[:2]
     if max(height, width) > MAX_SIDE.get(form, max(height, width)):
-        raise UserError(f'{path}: {width}x{height} pixels, but {form} allows {MAX_SIDE[form]} a side; use png')
+        raise UserError(f'{width}x{height} pixels, but {form} allows {MAX_SIDE[form]} a side; use png')
     pixels, alpha, notes = _fit(picture, form)
     icc = picture.icc
     if icc and form == 'WebP' and pixels.ndim == 2:  # WebP has no gray, so a gray profile would not fit
@@ -375,11 +431,9 @@ def write_picture(picture: Picture, path: Path, quality: int = 95) -> None:
         notes.append('WebP has no resolution; dropped')
     samples = np.ascontiguousarray(pixels if alpha is None else np.dstack([pixels, alpha]))
     try:
-        content = _encode(samples, form, icc, picture.dpi, quality)
+        return _encode(samples, form, icc, picture.dpi, quality), notes
     except (OSError, ValueError, OverflowError, struct.error) as error:
-        raise UserError(f'{path}: cannot be encoded as {form} ({error})') from error
-    atomic_write(path, content)
-    picture.notes += [note for note in notes if note not in picture.notes]
+        raise UserError(f'cannot be encoded as {form} ({error})') from error
 
 
 def _fit(picture: Picture, form: str) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
