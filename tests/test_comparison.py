@@ -40,6 +40,16 @@ def test_crop_lies_where_the_baseline_is_farthest_from_the_target() -> None:
     assert x == 0
 
 
+def test_crop_of_a_noisy_image_lies_where_the_ground_truth_has_most_detail() -> None:
+    rng = np.random.default_rng(0)
+    gt = np.full((128, 128, 3), 100, np.uint8)
+    gt[64:, 64:] = rng.integers(60, 140, (64, 64, 3))
+    noisy = rng.integers(0, 255, gt.shape).astype(np.uint8)
+    y, x = _hardest_place(Comparison('a', noisy, gt, {'LQ': Restoration(noisy, {}), 'network': Restoration(gt, {})}))
+    assert abs(y - 64) <= 3
+    assert abs(x - 64) <= 3
+
+
 @pytest.mark.parametrize(
     ('size', 'channels', 'others'), [((90, 120), 3, 1), ((90, 120), 1, 1), ((40, 30), 3, 1), ((90, 120), 3, 4)]
 )
