@@ -67,7 +67,8 @@ EXAMPLES = {
     '  basicsr web --host 0.0.0.0 --max_megapixels 4',
     'models': 'basicsr models',
     'export': 'basicsr export -m experiments/mine --to mine.safetensors\n'
-    '  basicsr export -m experiments/mine --to mine.onnx',
+    '  basicsr export -m experiments/mine --to mine.onnx --fp16\n'
+    '  basicsr export -m RAMiT-1_CDN.pth --task CDN --to cdn.pt2',
     'prepare': 'basicsr prepare\n'
     '  basicsr prepare DIV2K --from ~/downloads/DIV2K_train_HR --to datasets\n'
     '  basicsr prepare Set5 Set14 BSD100 --from ~/downloads/benchmark --to datasets --dry_run\n'
@@ -93,6 +94,8 @@ DATA_VERBS = {
     'verify': 'verify',
     'statistics': 'image_statistics',
 }  # and their modules in ramit_arch.preparation
+BY_FILE = ('train', 'test', 'compare', 'check', 'options')
+TAKES_CODE = (*BY_FILE, 'complexity', 'runs', 'export', 'init', 'restore', 'web')  # of the user
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,78 +116,16 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
 
     _add_init(verbs)
-    train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
-    test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
-    compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
-    table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
-    runs = _add_verb(verbs, 'runs', 'trainings side by side: what differs, size, speed, scores; curves and crops')
-    options = _add_verb(
-        verbs, 'options', 'print an option file with its bases merged; without FILE, list the packaged ones'
-    )
-    check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
-    complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
+    _add_file_verbs(verbs)
+    _add_result_verbs(verbs)
+    _add_complexity(verbs)
     _add_restore(verbs)
     _add_web(verbs)
     _add_verb(verbs, 'models', 'list the packaged networks, with their scores')
-    export = _add_verb(verbs, 'export', 'write a network as one file for other programs')
-    export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
-    export.add_argument('--to', required=True, metavar='FILE', help='the file to write: .safetensors, .onnx or .pt2')
-    export.add_argument('--fp16', action='store_true', help='store the weights in float16: half the size')
+    _add_export(verbs)
     _add_data_verbs(verbs)
-    by_file = (train, test, compare, options, check)
-    for verb in (train, check, options):
-        _add_option_file(verb, OPTION_FILE, required=verb is not options)
-    for verb in (test, compare):
-        text = 'of a training file or experiment folder, the validation sets are tested with its best network'
-        _add_option_file(verb, f'{OPTION_FILE}; {text}', required=False)
-        verb.add_argument('-m', '--model', metavar='PATH', help=MODEL)
-        verb.add_argument(
-            '-o', '--output', default='results', metavar='DIR', help='folder above NAME/ (default: results)'
-        )
-    complexity.add_argument('-opt', nargs='+', default=[], metavar='FILE', help='option files, one row each')
-    complexity.add_argument('-m', '--model', nargs='+', default=[], metavar='PATH', help='checkpoints, one row each')
-    for verb in (test, compare, complexity, export):
-        verb.add_argument('--task', choices=TASKS, help=TASK)
-    for verb in (train, test):
-        verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
-        verb.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
-        verb.add_argument('--debug', action='store_true', help='validate and save every 8 iterations, log every one')
-        verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
-    for verb in (test, compare):
-        verb.add_argument(
-            '--only',
-            nargs='+',
-            action='extend',
-            metavar='NAME',
-            help='run only these datasets; earlier results of its name are archived',
-        )
-    table.add_argument('results', nargs='+', metavar='PATH', help='folders of results, or score files (JSON)')
-    table.add_argument(
-        '--tables', nargs='+', metavar='NUMBER', help="only these of the paper's tables, such as 2 5a Ca"
-    )
-    runs.add_argument('experiments', nargs='+', metavar='FOLDER', help='experiments/NAME, a column each')
-    runs.add_argument('--plot', metavar='FILE', help='loss and scores over iterations and hours, as PNG, PDF or SVG')
-    runs.add_argument('--sheet', metavar='FILE', help='the same crops by every network, as PNG')
-    for verb in (table, runs):
-        verb.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
-    complexity.add_argument('--counts', action='store_true', help='count only, without running the networks')
-    complexity.add_argument(
-        '--repeats', type=_positive, default=3, metavar='N', help='timed runs per network (default: 3)'
-    )
-    complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
-    check.add_argument('--decode', action='store_true', help='also decode every image once')
-    check.set_defaults(launcher='none', auto_resume=False, debug=False)
-    for verb in (*by_file, complexity):
-        verb.add_argument(
-            '--force_yml',
-            nargs='+',
-            action='extend',
-            default=[],
-            metavar='KEY:KEY=VALUE',
-            help='change options; values are YAML',
-        )
-    for verb in (*by_file, complexity, runs, export, *(verbs.choices[name] for name in ('init', 'restore', 'web'))):
-        verb.add_argument(
+    for name in TAKES_CODE:
+        verbs.choices[name].add_argument(
             '--import',
             dest='imports',
             nargs='+',
@@ -193,9 +134,87 @@ def build_parser() -> argparse.ArgumentParser:
             metavar='PATH',
             help='register your own networks, datasets, losses or models: Python files, folders, or modules',
         )
+    for name in (*BY_FILE, 'complexity'):
+        verbs.choices[name].add_argument(
+            '--force_yml',
+            nargs='+',
+            action='extend',
+            default=[],
+            metavar='KEY:KEY=VALUE',
+            help='change options; values are YAML',
+        )
     for verb in verbs.choices.values():
         verb.add_argument('--traceback', action='store_true', help='show the traceback of an error')
     return parser
+
+
+def _add_file_verbs(verbs: argparse._SubParsersAction) -> None:
+    """What works on an option file."""
+    train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
+    test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
+    compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
+    check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
+    options = _add_verb(
+        verbs, 'options', 'print an option file with its bases merged; without FILE, list the packaged ones'
+    )
+    for verb in (train, check, options):
+        _add_option_file(verb, OPTION_FILE, required=verb is not options)
+    for verb in (test, compare):
+        text = 'of a training file or experiment folder, the validation sets are tested with its best network'
+        _add_option_file(verb, f'{OPTION_FILE}; {text}', required=False)
+        verb.add_argument('-m', '--model', metavar='PATH', help=MODEL)
+        verb.add_argument('--task', choices=TASKS, help=TASK)
+        verb.add_argument(
+            '-o', '--output', default='results', metavar='DIR', help='folder above NAME/ (default: results)'
+        )
+        verb.add_argument(
+            '--only',
+            nargs='+',
+            action='extend',
+            metavar='NAME',
+            help='run only these datasets; earlier results of its name are archived',
+        )
+    for verb in (train, test):
+        verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
+        verb.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
+        verb.add_argument('--debug', action='store_true', help='validate and save every 8 iterations, log every one')
+        verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+    check.add_argument('--decode', action='store_true', help='also decode every image once')
+    check.set_defaults(launcher='none', auto_resume=False, debug=False)
+
+
+def _add_result_verbs(verbs: argparse._SubParsersAction) -> None:
+    table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
+    table.add_argument('results', nargs='+', metavar='PATH', help='folders of results, or score files (JSON)')
+    table.add_argument(
+        '--tables', nargs='+', metavar='NUMBER', help="only these of the paper's tables, such as 2 5a Ca"
+    )
+    runs = _add_verb(verbs, 'runs', 'trainings side by side: what differs, size, speed, scores; curves and crops')
+    runs.add_argument('experiments', nargs='+', metavar='FOLDER', help='experiments/NAME, a column each')
+    runs.add_argument('--plot', metavar='FILE', help='loss and scores over iterations and hours, as PNG, PDF or SVG')
+    runs.add_argument('--sheet', metavar='FILE', help='the same crops by every network, as PNG')
+    for verb in (table, runs):
+        verb.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
+
+
+def _add_complexity(verbs: argparse._SubParsersAction) -> None:
+    complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
+    complexity.add_argument('-opt', nargs='+', default=[], metavar='FILE', help='option files, one row each')
+    complexity.add_argument('-m', '--model', nargs='+', default=[], metavar='PATH', help='checkpoints, one row each')
+    complexity.add_argument('--task', choices=TASKS, help=TASK)
+    complexity.add_argument('--counts', action='store_true', help='count only, without running the networks')
+    complexity.add_argument(
+        '--repeats', type=_positive, default=3, metavar='N', help='timed runs per network (default: 3)'
+    )
+    complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
+
+
+def _add_export(verbs: argparse._SubParsersAction) -> None:
+    export = _add_verb(verbs, 'export', 'write a network as one file for other programs')
+    export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
+    export.add_argument('--task', choices=TASKS, help=TASK)
+    export.add_argument('--to', required=True, metavar='FILE', help='the file to write: .safetensors, .onnx or .pt2')
+    export.add_argument('--fp16', action='store_true', help='store the weights in float16: half the size')
 
 
 def _add_restore(verbs: argparse._SubParsersAction) -> None:
@@ -209,7 +228,7 @@ def _add_restore(verbs: argparse._SubParsersAction) -> None:
     restore.add_argument('--quality', type=_percentage, metavar='N', help='JPEG and WebP quality (default: 95)')
     restore.add_argument('--codec', metavar='NAME', help='of a video (default: libx264; libvpx-vp9 in .webm)')
     restore.add_argument(
-        '--crf', type=_crf, metavar='N', help="of a video: the codec's quality, less is better (default: 16 to 20)"
+        '--crf', type=_crf, metavar='N', help="of a video: the codec's quality, lower is better (default: 16 to 20)"
     )
     restore.add_argument(
         '--suffix', metavar='TEXT', help='appended to file names (default: _x2 and the like; none with -o)'

@@ -3,7 +3,7 @@
 python benchmarks/denoisers.py IMAGES ... [-m RAMiT-tiny_CDN] [--sigma 25] [--sheet sheet.png]
 
 IMAGES are clean colour files. The noise is that of the tests (white Gaussian, seeded with 0 for every image). OpenCV's
-and scikit-image's denoisers are told the noise level and use the parameters that are best on the middles of three of
+and scikit-image's denoisers are given the noise level and use the parameters that are best on the middles of three of
 scikit-image's photographs; the network is blind. OpenCV takes the noisy image in 8 bits. Needs PyWavelets.
 """
 

@@ -89,7 +89,7 @@ def test_restore_computes_an_onnx_file_in_the_same_tiles(network: Path) -> None:
     assert expected.shape == (100, 140, 3)
     assert expected.std() > 10
     assert np.abs(restored - expected).max() <= 1
-    restorer = Restorer(network / 'net.onnx')
+    restorer = Restorer(network / 'net.onnx', device='cpu')
     assert (restorer.scale, restorer.channels, restorer.task) == (2, 3, 'SR')
 
 
@@ -110,7 +110,7 @@ def test_gray_denoiser_of_the_published_kind_becomes_onnx_in_half_precision(tmp_
     (tmp_path / 'net.onnx').write_bytes(export.export(loaded, 'onnx', half=True).content)
     types = [each.data_type for each in onnx.load(tmp_path / 'net.onnx').graph.initializer]
     assert types.count(onnx.TensorProto.FLOAT16) > 20
-    restorer, reference = Restorer(tmp_path / 'net.onnx'), in_half(tmp_path / 'net.pth')
+    restorer, reference = Restorer(tmp_path / 'net.onnx', device='cpu'), in_half(tmp_path / 'net.pth')
     for image in images(1):
         with torch.no_grad():
             assert (restorer.restore_tensor(image) - reference(image)).abs().max() < 1e-5
@@ -134,11 +134,31 @@ def test_foreign_onnx_file_restores_too(tmp_path: Path) -> None:
     shape = ['n', 3, 'h', 'w']
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in 'xy']
     graph = onnx.helper.make_graph([node], 'enlarge', ends[:1], ends[1:], [scales])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)]), tmp_path / 'x3.onnx')
-    picture = photograph(0, 12, 14)
-    restorer = Restorer(tmp_path / 'x3.onnx')
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)])
+    onnx.helper.set_model_props(model, {'network': 'of another program'})
+    onnx.save(model, tmp_path / 'x3.onnx')
+    restorer = Restorer(tmp_path / 'x3.onnx', device='cpu')
     assert (restorer.scale, restorer.task) == (3, None)
-    assert np.array_equal(restorer.restore(picture), picture.repeat(3, 0).repeat(3, 1))
+    for picture in (photograph(0, 12, 14), photograph(0, 260, 270)):  # of the larger one, memory is estimated
+        assert np.array_equal(restorer.restore(picture), picture.repeat(3, 0).repeat(3, 1))
+
+
+class Gray(nn.Module):
+    """A network of one's own, which says nothing about its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image)
+
+
+def test_gray_network_of_ones_own_is_exported(network: Path) -> None:
+    loaded = load(network / 'net.pth')
+    gray = type(loaded)(loaded.file, 'params', Gray(), loaded.network_g, 1, None, 'gray', 1)
+    for kind in ('onnx', 'pt2'):
+        assert (1, 1, 17, 23) in export.export(gray, kind).differences
 
 
 class Differs(nn.Module):
@@ -166,10 +186,12 @@ def test_a_graph_that_computes_something_else_is_refused(network: Path) -> None:
     ('arguments', 'error'),
     [
         (('export', '-m', 'net.pth', '--to', 'net.h5'), '--to net.h5: must end in .safetensors, .onnx or .pt2'),
-        (('export', '-m', 'net.onnx', '--to', 'b.onnx'), 'net.onnx: ONNX already; give the checkpoint'),
+        (('export', '-m', 'net.pth', '--to', 'none/net.onnx'), '--to none/net.onnx: no such folder'),
+        (('restore', 'photo.png', '-m', 'net.onnx', '--task', 'CDN'), 'task CDN: net.onnx is a network for SR'),
+        (('export', '-m', 'net.onnx', '--to', 'b.onnx'), 'net.onnx: already ONNX; export the original'),
         (('restore', 'photo.png', '-m', 'junk.onnx'), 'junk.onnx: not an ONNX file that can be read'),
         (('restore', 'photo.png', '-m', 'fixed.onnx'), 'fixed.onnx: its inputs are [1, 3, 8, 8]; one image'),
-        (('test', 'train_RAMiT-tiny_SRx2', '-m', 'net.onnx'), 'net.onnx: ONNX files restore pictures; to test,'),
+        (('test', 'train_RAMiT-tiny_SRx2', '-m', 'net.onnx'), 'net.onnx: ONNX files restore pictures; to test, use'),
     ],
 )
 def test_mistakes_are_named(arguments: tuple[str, ...], error: str, network: Path) -> None:

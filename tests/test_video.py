@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_colours_and_their_tags_are_kept(
     result = restore('clip.mp4', '--crf', '1', home=home)
     assert result.returncode == 0, result.stderr
     assert 'rounded' not in result.stdout
-    assert np.abs(seen[0][0].permute(1, 2, 0).numpy() - rgb).max() < 3 / 255  # what the network gets
+    assert np.abs(seen[0][0].permute(1, 2, 0).cpu().numpy() - rgb).max() < 3 / 255  # what the network gets
     for frame, restored in planes(home / 'clip_x2.mp4'):
         assert (frame.colorspace, frame.color_range) == (matrix, 2 if full else 1)
         assert (frame.color_primaries, frame.color_trc) == (1, 1)
@@ -601,6 +602,7 @@ def test_a_real_network_and_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )  # fmt: skip
     while not (tmp_path / '.clip_x2.mp4.parts' / '000000.segment').exists():
         assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130

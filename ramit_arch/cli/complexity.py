@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _of_checkpoint(path: str, task: str | None) -> dict[str, Any]:
     loaded = load(path, task)
+    if not loaded.network_g:
+        raise UserError(f'{path}: does not say which network it is, so it cannot be counted')
     return {'name': path, 'scale': loaded.scale, 'network_g': loaded.network_g}
 
 

@@ -14,7 +14,7 @@ KINDS = ('safetensors', 'onnx', 'pt2')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write a network, its moving average if it has one, for use elsewhere, and check what is written.
+    """Write a network, its moving average if it has one, for other programs; what computes is checked first.
 
     Raises:
         UserError: the checkpoint cannot be used, or the file cannot be made.
@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> None:
     kind = target.suffix[1:]
     if kind not in KINDS:
         raise UserError(f'--to {args.to}: must end in .{", .".join(KINDS[:-1])} or .{KINDS[-1]}')
+    if not target.absolute().parent.is_dir():
+        raise UserError(f'--to {args.to}: no such folder')
     loaded = load(args.model, args.task)
     exported = export(loaded, kind, args.fp16)
     atomic_write(target, exported.content)

@@ -59,6 +59,10 @@ class Task:
     protocol: str
     sigma: float | list[float] | None = None
 
+    @property
+    def channels(self) -> int:
+        return 1 if self.color == 'gray' else 3
+
 
 @dataclass(frozen=True)
 class Length:
@@ -108,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
     for plan in plans:
         build(plan, cores())
     _set_if_accepted(network_g, _normalisation(task, plans[0]))
-    length = fill_hours(args.hours, network_g, (batch, patch), task.scale, len(held_out), device)
+    length = fill_hours(args.hours, network_g, (batch, patch), task, len(held_out), device)
     opt = make_options(args.name, target.name, task, plans, network_g, length)
     comments = {
         'num_gpu': 'every GPU there is; 0 is the CPU',
@@ -241,7 +245,7 @@ def _network(name: str, task: Task) -> dict[str, Any]:
         if task.scale == 1:
             full = _packaged(NETWORKS['full'])
             network |= {key: value for key, value in _packaged(DENOISER).items() if full.get(key) != value}
-    channels = 1 if task.color == 'gray' else 3
+    channels = task.channels
     sizes = {'upscale': task.scale, 'in_chans': channels}
     basicsr = {'scale': task.scale, 'num_in_ch': channels, 'num_out_ch': channels}  # what BasicSR's networks call them
     unknown = {'img_mean': [0.5] * channels, 'img_std': [0.25] * channels}  # until the images are prepared
@@ -273,11 +277,11 @@ def _normalisation(task: Task, training: Plan) -> dict[str, Any]:
 
 
 def fill_hours(
-    hours: float, network_g: dict[str, Any], sizes: tuple[int, int], scale: int, held_out: int, device: torch.device
+    hours: float, network_g: dict[str, Any], sizes: tuple[int, int], task: Task, held_out: int, device: torch.device
 ) -> Length:
     """The training that fills the hours, of which validations take a tenth at most."""
     native = device.type == 'cpu' and hasattr(ARCH_REGISTRY.get(network_g['type']), 'set_compiled')
-    step, image = seconds_of(network_g, sizes, scale, device, native)
+    step, image = seconds_of(network_g, sizes, task, device, native)
     seconds, validation = hours * 3600, image * held_out
     validations = min(max(int(VALIDATING * seconds / validation), 1), MOST_VALIDATIONS)
     iterations = max(int(float(f'{(seconds - validations * validation) / step:.2g}')), 100)
@@ -286,13 +290,12 @@ def fill_hours(
 
 
 def seconds_of(
-    network_g: dict[str, Any], sizes: tuple[int, int], scale: int, device: torch.device, native: bool
+    network_g: dict[str, Any], sizes: tuple[int, int], task: Task, device: torch.device, native: bool
 ) -> tuple[float, float]:
     """Seconds of a training step with batch and patch `sizes`, and of restoring a held-out image."""
     network = build_network(dict(network_g)).to(device)
     call = Compute(device, bf16=True, compile=native).network(network)
-    channels = network_g.get('in_chans', network_g.get('num_in_ch', 3))
-    batch, patch = sizes
+    (batch, patch), scale, channels = sizes, task.scale, task.channels
     lq = torch.rand(batch, channels, patch, patch, device=device)
     gt = torch.rand(batch, channels, patch * scale, patch * scale, device=device)
     image = torch.rand(1, channels, MIDDLE // scale, MIDDLE // scale, device=device)

@@ -57,7 +57,7 @@ def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
     """
     loaded = load(model, task)
     if loaded.file.suffix == '.onnx':
-        raise UserError(f'{loaded.file}: ONNX files restore pictures; to test, give the checkpoint it was made of')
+        raise UserError(f'{loaded.file}: ONNX files restore pictures; to test, use the original checkpoint')
     scale = opt.get('scale', 1)
     if loaded.scale != scale:
         raise UserError(f'{loaded.file}: a network for scale {loaded.scale}, but the option file has scale {scale}')

@@ -45,8 +45,9 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
     if getattr(args, 'only', None):
         options.keep_datasets(opt, args.only)
     path = opt.get('path')
-    if isinstance(path, dict) and path.get('pretrain_network_g') in networks():
-        path['pretrain_network_g'] = str(networks()[path['pretrain_network_g']].file)
+    given = path.get('pretrain_network_g') if isinstance(path, dict) else None
+    if isinstance(given, str) and given in networks() and not Path(given).exists():
+        opt['path'] = {**opt['path'], 'pretrain_network_g': str(networks()[given].file)}
     if args.verb in ('train', 'check') and isinstance(opt.get('train'), dict):
         options.fill_in(opt)
     return opt

@@ -32,7 +32,7 @@ STRIP = 10  # validations
 
 
 class Restoration(NamedTuple):
-    """What a method made of an image: uint8 BGR or gray, and its scores."""
+    """The output of a method: uint8 BGR or gray, and its scores."""
 
     picture: np.ndarray
     scores: dict[str, float]
@@ -146,7 +146,7 @@ def sheet(comparisons: list[Comparison]) -> Image.Image:
 
 
 def add_to_strip(folder: Path, iteration: int, comparison: Comparison) -> None:
-    """Draw what a training made of an image so far: the sheet's crop, of at most ten validations.
+    """Draw the outputs of a training so far: the sheet's crop, of at most ten validations.
 
     Args:
         folder: keeps the crops from validation to validation; `folder`.png shows them.

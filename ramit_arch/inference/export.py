@@ -32,7 +32,7 @@ OPSET = 20
 TOLERANCE = 1e-4  # for values in [0, 1]
 EXAMPLE = (2, 72, 40)  # number, height and width with which a graph is traced
 CHECKED = [(1, 17, 23), (2, 64, 96), (1, 75, 131)]
-SMALL = 64  # values that are not worth a cast
+SMALL = 64  # smaller tensors stay in float32
 DEBUGGING = ('stack_trace', 'nn_module_stack', 'source_fn_stack', 'torch_fn')  # lines of code and paths
 
 
@@ -53,7 +53,7 @@ class AnySize(nn.Module):
 
     Args:
         network: maps (N, C, H, W), H and W multiples of `multiple`, to (N, C, H * scale, W * scale).
-        multiple: of which sides are made by mirroring, as `symmetric_pad` does.
+        multiple: to which sides are padded by mirroring, as `symmetric_pad` does.
         scale: factor of super-resolution, or 1.
     """
 
@@ -88,7 +88,7 @@ def export(loaded: Loaded, kind: str, half: bool = False) -> Exported:
         UserError: a package is missing, the network cannot be exported, or its graph computes something else.
     """
     if loaded.file.suffix == '.onnx':
-        raise UserError(f'{loaded.file}: ONNX already; give the checkpoint that it was made of')
+        raise UserError(f'{loaded.file}: already ONNX; export the original checkpoint instead')
     set_compiled = getattr(loaded.network, 'set_compiled', None)
     if set_compiled is not None:
         set_compiled(False)  # native kernels are no operators of another program
@@ -103,7 +103,8 @@ def _description(loaded: Loaded) -> dict[str, Any]:
 
 
 def _safetensors(loaded: Loaded) -> Exported:
-    weights = {name: _compact(tensor).contiguous() for name, tensor in loaded.network.state_dict().items()}
+    # Clones: safetensors refuses tensors that share memory.
+    weights = {name: _compact(tensor).contiguous().clone() for name, tensor in loaded.network.state_dict().items()}
     description = _description(loaded)
     weights[DESCRIPTION] = pack_description(description)
     return Exported(save(weights, {'format': 'pt', 'network': json.dumps(description)}), {})
@@ -143,7 +144,9 @@ def _onnx(loaded: Loaded, half: bool) -> Exported:
         entry.key, entry.value = key, value
     content = model.SerializeToString()
     session = open_session(content)
-    differences = _differences(network, lambda x: torch.from_numpy(session.run(None, {INPUT: x.numpy()})[0]))
+    differences = _differences(
+        network, lambda x: torch.from_numpy(session.run(None, {INPUT: x.numpy()})[0]), loaded.channels
+    )
     return Exported(content, differences)
 
 
@@ -190,15 +193,14 @@ def _program(loaded: Loaded) -> Exported:
         torch.export.save(program, stream, extra_files={'network': json.dumps(_description(loaded))})
         stream.seek(0)
         reloaded = torch.export.load(stream).module()
-    return Exported(stream.getvalue(), _differences(network, reloaded))
+    return Exported(stream.getvalue(), _differences(network, reloaded, loaded.channels))
 
 
 def _prepare(loaded: Loaded) -> tuple[AnySize, Tensor]:
     """What is traced, and an image for it."""
     multiple = getattr(loaded.network, 'size_multiple', loaded.size_multiple)
-    channels = loaded.network_g.get('in_chans', 1 if loaded.color == 'gray' else 3)
     number, height, width = EXAMPLE
-    return AnySize(loaded.network, multiple, loaded.scale).eval(), torch.rand(number, channels, height, width)
+    return AnySize(loaded.network, multiple, loaded.scale).eval(), torch.rand(number, loaded.channels, height, width)
 
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> None:
@@ -223,27 +225,33 @@ def _tracing(loaded: Loaded) -> Iterator[None]:
             warnings.simplefilter('ignore')
             yield
     except Exception as error:
-        text = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         name = type(loaded.network).__name__
-        raise UserError(f'{name} cannot be exported for images of every size ({text.strip():.300})') from error
+        raise UserError(f'{name} cannot be exported for images of every size ({_last_line(error)})') from error
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
 
 
-def _differences(network: AnySize, exported: Callable[[Tensor], Any]) -> dict[tuple[int, ...], float]:
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f'{lines[-1] if lines else type(error).__name__:.300}'
+
+
+def _differences(network: AnySize, exported: Callable[[Tensor], Any], channels: int) -> dict[tuple[int, ...], float]:
     """The largest difference for each size of `CHECKED`.
 
     Raises:
         UserError: one is beyond `TOLERANCE`.
     """
-    channels = 1 if getattr(network.network, 'in_chans', 3) == 1 else 3
     generator = torch.Generator().manual_seed(0)
     found: dict[tuple[int, ...], float] = {}
     for number, height, width in CHECKED:
         image = torch.rand(number, channels, height, width, generator=generator)
-        with torch.no_grad():
-            difference = (network(image) - exported(image)).abs().max().item()
+        try:
+            with torch.no_grad():
+                difference = (network(image) - exported(image)).abs().max().item()
+        except Exception as error:  # whatever a graph raises that is not for this size
+            raise UserError(f'the exported network fails for {width}x{height} ({_last_line(error)})') from error
         found[(number, channels, height, width)] = difference
         if not difference <= TOLERANCE:
             raise UserError(

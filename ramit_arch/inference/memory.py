@@ -59,12 +59,12 @@ def bytes_per_pixel(network: nn.Module, channels: int) -> float:
     known = getattr(network, 'bytes_per_pixel', None)
     if isinstance(known, float):
         return known
-    probed = copy.deepcopy(network)  # it may keep tensors
     device = next((parameter.device for parameter in network.parameters()), torch.device('cpu'))
     try:
+        probed = copy.deepcopy(network)  # it may keep tensors
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _PeakMemory() as memory:
             probed(torch.empty(1, channels, PROBE, PROBE, device=device))
-    except Exception:  # whatever a network raises that needs real tensors
+    except Exception:  # whatever a network raises that needs real tensors, or cannot be copied
         return UNKNOWN
     return WORKSPACE * memory.peak / PROBE**2
 

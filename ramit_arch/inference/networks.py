@@ -46,6 +46,13 @@ class Loaded:
     color: str | None
     size_multiple: int
 
+    @property
+    def channels(self) -> int:
+        """Of its images: 3, or 1 for gray."""
+        if self.color is not None:
+            return 1 if self.color == 'gray' else 3
+        return getattr(self.network, 'in_chans', None) or self.network_g.get('num_in_ch', 3)
+
 
 def describe(
     network_g: dict[str, Any], scale: int, task: str | None = None, color: str | None = None, size_multiple: int = 1
@@ -88,14 +95,12 @@ def load(path: str | Path, task: str | None = None) -> Loaded:
         raise UserError(f'task {task}: unknown; the tasks are {", ".join(PROTOCOLS)}')
     file = find_checkpoint(path)
     if file.suffix == '.onnx':
-        return _load_onnx(file)
+        return _load_onnx(file, task)
     content = read_content(str(file))
     key = 'params_ema' if 'params_ema' in content else 'params'
     weights = pick_weights(content, key, str(file))
     known = _described(content, file) or _of_experiment(file) or _recognise(weights, task, file)
-    if task is not None and (known['task'] not in (None, task) or (known['scale'] > 1) != (task == 'SR')):
-        purpose = known['task'] or f'scale {known["scale"]}'
-        raise UserError(f'task {task}: {file} is a network for {purpose}; leave it out')
+    _check_task(task, known, file)
     network = build(known['network_g'], str(file))
     load_weights(network, weights, str(file))
     return Loaded(
@@ -104,12 +109,21 @@ def load(path: str | Path, task: str | None = None) -> Loaded:
     )  # fmt: skip
 
 
-def _load_onnx(file: Path) -> Loaded:
+def _load_onnx(file: Path, task: str | None) -> Loaded:
     network = OnnxNetwork(file)
-    known = network.description or {}
+    known = _described({'network': network.description}, file) or {'scale': network.upscale}
+    _check_task(task, known, file)
     return Loaded(
-        file, 'params', network, known.get('network_g', {}), network.upscale, known.get('task'), known.get('color'), 1
-    )
+        file, 'params', network, known.get('network_g', {}), known['scale'], known.get('task') or task,
+        known.get('color'), 1,
+    )  # fmt: skip
+
+
+def _check_task(task: str | None, known: dict[str, Any], file: Path) -> None:
+    """Raises UserError if a network is for another task than the one that was given."""
+    if task is not None and (known.get('task') not in (None, task) or (known['scale'] > 1) != (task == 'SR')):
+        purpose = known.get('task') or f'scale {known["scale"]}'
+        raise UserError(f'task {task}: {file} is a network for {purpose}; leave it out')
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -24,7 +24,7 @@ class OnnxNetwork(nn.Module):
         file: written by `basicsr export`, or any other file with one image as input and output whose size is free.
 
     Raises:
-        UserError: onnxruntime is missing, or the file is no such network.
+        UserError: onnxruntime is missing, or the file does not fit.
     """
 
     def __init__(self, file: Path) -> None:
@@ -36,19 +36,19 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # whatever onnxruntime raises
             raise UserError(f'{file}: not an ONNX file that can be read ({str(error).splitlines()[0]:.200})') from error
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        fixed = [side for side in inputs[0].shape[2:] if isinstance(side, int)]
-        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or fixed:
+        shape = inputs[0].shape if len(inputs) == len(outputs) == 1 else []
+        if len(shape) != 4 or shape[1] in (2, 4) or any(isinstance(side, int) for side in shape[2:]):
             shapes = ', '.join(str(each.shape) for each in inputs)
-            raise UserError(f'{file}: its inputs are {shapes}; one image (N, C, H, W) of any size is needed')
+            raise UserError(f'{file}: its inputs are {shapes}; one image (N, 1 or 3, H, W) of any size is needed')
         if inputs[0].type not in ELEMENTS:
             raise UserError(f'{file}: its input is a {inputs[0].type}; float or float16 is needed')
         self.input, self.element = inputs[0].name, ELEMENTS[inputs[0].type]
-        self.in_chans = inputs[0].shape[1] if isinstance(inputs[0].shape[1], int) else 3
+        self.in_chans = shape[1] if isinstance(shape[1], int) else 3
         metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
-        self.description: dict[str, Any] | None = json.loads(metadata['network']) if 'network' in metadata else None
+        self.description = _description(metadata.get('network'))
         self.bytes_per_pixel = float(metadata['bytes_per_pixel']) if 'bytes_per_pixel' in metadata else None
         self.size_multiple = int(metadata.get('size_multiple', 1))  # where tiles should begin; the graph pads
-        self.upscale = self.description['scale'] if self.description else self._find_scale(file)
+        self.upscale: int = self.description['scale'] if self.description else self._find_scale(file)
 
     def forward(self, image: Tensor) -> Tensor:
         [restored] = self.session.run(None, {self.input: image.float().cpu().numpy().astype(self.element)})
@@ -61,17 +61,26 @@ class OnnxNetwork(nn.Module):
             text = str(error).splitlines()[0]
             raise UserError(f'{file}: fails on an image of {PROBE}x{PROBE} ({text:.200})') from error
         if side % PROBE:
-            raise UserError(f'{file}: makes {side} pixels of {PROBE}, which is no whole scale')
+            raise UserError(f'{file}: returns {side} pixels for {PROBE}; the scale must be an integer')
         return side // PROBE
 
 
+def _description(text: str | None) -> dict[str, Any] | None:
+    """The description that `basicsr export` wrote, or None: the key may be another program's."""
+    try:
+        known = json.loads(text or 'null')
+    except ValueError:
+        return None
+    return known if isinstance(known, dict) and isinstance(known.get('scale'), int) and 'format' in known else None
+
+
 def open_session(file: str | bytes) -> Any:
-    """An onnxruntime.InferenceSession on a GPU, if the installed onnxruntime is for one, or with PyTorch's threads."""
+    """An onnxruntime.InferenceSession: on a GPU if the installed onnxruntime is for one and PyTorch sees it."""
     import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    available = onnxruntime.get_available_providers()
-    providers = [name for name in ('CUDAExecutionProvider', 'CPUExecutionProvider') if name in available]
+    gpu = 'CUDAExecutionProvider' in onnxruntime.get_available_providers() and torch.cuda.is_available()
+    providers = [*(['CUDAExecutionProvider'] if gpu else []), 'CPUExecutionProvider']
     return onnxruntime.InferenceSession(file, options, providers=providers)

@@ -87,7 +87,7 @@ class Restorer:
             loaded = load(network, task)
             network, self.file, self.task = loaded.network, loaded.file, loaded.task
             scale, size_multiple = scale or loaded.scale, size_multiple or loaded.size_multiple
-            channels = channels or (None if loaded.color is None else 1 if loaded.color == 'gray' else 3)
+            channels = channels or loaded.channels  # type: ignore[assignment]
         self.scale: int = scale or getattr(network, 'upscale', None) or 1
         self.channels: int = channels or getattr(network, 'in_chans', None) or 3
         self.size_multiple = size_multiple or 1

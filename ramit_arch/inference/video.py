@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,7 +23,14 @@ from av.video.reformatter import VideoReformatter
 from ramit_arch.data.pixels import MAX_PIXELS
 from ramit_arch.errors import UserError, counted
 from ramit_arch.inference.restorer import Restorer
-from ramit_arch.inference.video_encoding import ANY_BYTES, SELF_DESCRIBED, Encoding, choose_format, open_encoder
+from ramit_arch.inference.video_encoding import (
+    ANY_BYTES,
+    SELF_DESCRIBED,
+    Encoding,
+    address,
+    choose_format,
+    open_encoder,
+)
 from ramit_arch.inference.video_segments import Packet, Segments
 from ramit_arch.inference.video_streams import join
 
@@ -160,7 +168,7 @@ def open_source(path: Path) -> Any:
         with path.open('rb') as file:
             if not file.read(1):
                 raise UserError(f'{path}: empty file')
-        return av.open(str(path), **ANY_BYTES)
+        return av.open(address(path), **ANY_BYTES)
     except av.FFmpegError as error:
         raise UserError(f'{path}: damaged, truncated, or not a video ({error.strerror})') from error
     except OSError as error:
@@ -186,7 +194,7 @@ def _first_frame(container: Any, stream: Any, path: Path) -> Any:
     size = stream.width * stream.height
     if size > MAX_PIXELS:
         raise UserError(f'{path}: {stream.width}x{stream.height}, but at most {MAX_PIXELS:,} pixels are restored')
-    for frame in decode(container, stream, []):
+    for frame in decode(container, stream, Counter()):
         return frame
     raise UserError(f'{path}: no frame of it can be decoded')
 
@@ -265,18 +273,22 @@ def restore_video(
         UserError: the size changes, the target cannot be written, or another process writes it. Finished segments are
             kept.
     """
-    start, notes = time.perf_counter(), list(job.notes)
+    start, notes, tally = time.perf_counter(), list(job.notes), Counter[str]()
     with Segments(job.target, _identity(restorer, job), say) as segments:
         kept = segments.frames
         progress(kept)
         with open_source(job.clip.path) as container:
-            frames = _frames(container, job, notes)
+            frames = _frames(container, job, tally)
             for _ in itertools.islice(frames, kept):  # decoding is fast, and exact where seeking is not
                 pass
             _restore_segments(restorer, job, frames, segments, progress)
         if not segments.frames:
             raise UserError(f'{job.clip.path}: no frame of it can be decoded')
-        missing = _missing(job.clip, segments.frames)
+        if tally['damaged']:
+            notes.append(f'{counted(tally["damaged"], "damaged frame")} concealed or skipped')
+        if tally['moved']:
+            notes.append(f'{counted(tally["moved"], "timestamp")} out of order moved')
+        missing = _missing(job.clip, segments.frames + tally['hidden'])
         if missing:
             notes.append(f'truncated or damaged: {segments.frames:,} of {missing} decoded')
         with open_source(job.clip.path) as container:
@@ -335,29 +347,27 @@ def _write(packets: list[Any], durations: dict[int, int], write: Callable[[Packe
         write(Packet(packet.pts, durations[packet.pts], packet.is_keyframe, bytes(packet)))
 
 
-def decode(container: Any, stream: Any, notes: list[str]) -> Iterator[Any]:
-    """Every frame that can be decoded; `notes` gets a line about damaged ones."""
-    damaged = 0
+def decode(container: Any, stream: Any, tally: Counter[str]) -> Iterator[Any]:
+    """Every frame that can be decoded; `tally` counts those that are damaged, and those hidden by an edit list."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 break
+            tally['hidden'] += packet.is_discard
             frames = packet.decode()
         except EOFError:
             break
         except av.FFmpegError:
-            damaged += 1
+            tally['damaged'] += 1
             continue
         for frame in frames:
-            damaged += frame.is_corrupt
+            tally['damaged'] += frame.is_corrupt
             yield frame
-    if damaged:
-        notes.append(f'{counted(damaged, "damaged frame")} concealed or skipped')
 
 
-def _frames(container: Any, job: Job, notes: list[str]) -> Iterator[Any]:
+def _frames(container: Any, job: Job, tally: Counter[str]) -> Iterator[Any]:
     """The frames in the order of their timestamps, which are made strictly increasing, with a duration.
 
     Raises:
@@ -365,21 +375,19 @@ def _frames(container: Any, job: Job, notes: list[str]) -> Iterator[Any]:
     """
     clip = job.clip
     usual = max(round(1 / (job.encoding.rate * job.encoding.time_base)), 1)
-    last, moved = None, 0
-    for frame in decode(container, main_stream(container, clip.path), notes):
+    last = None
+    for frame in decode(container, main_stream(container, clip.path), tally):
         if (frame.width, frame.height) != (clip.width, clip.height):
             sizes = f'from {clip.width}x{clip.height} to {frame.width}x{frame.height}'
             raise UserError(f'{clip.path}: the size changes {sizes}; convert it to one size first')
         pts = frame.pts if frame.pts is not None else frame.dts
         if last is not None and (pts is None or pts <= last[0]):
-            moved += pts is not None
+            tally['moved'] += pts is not None
             pts = last[0] + (last[1] if pts is None else 1)
         frame.pts = 0 if pts is None else pts
         frame.duration = frame.duration if frame.duration > 0 else usual
         last = frame.pts, frame.duration
         yield frame
-    if moved:
-        notes.append(f'{counted(moved, "timestamp")} out of order moved')
 
 
 def _to_pixels(frame: Any, clip: Clip, reformatter: VideoReformatter) -> np.ndarray:

@@ -6,6 +6,7 @@ import io
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -16,6 +17,11 @@ FORMATS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.we
 
 # Options of av.open: metadata need not be UTF-8. PyAV 19 has no other way.
 ANY_BYTES: dict[str, Any] = {'metadata_errors': 'surrogateescape'} if int(av.__version__.split('.')[0]) < 19 else {}
+
+
+def address(path: Path | str) -> str:
+    """A file for av.open, which takes what stands before a colon for a protocol."""
+    return f'file:{path}'
 
 
 @dataclass(frozen=True)

@@ -80,13 +80,13 @@ class Segments:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Delete the folder after success, or if it has no segment."""
-        self._lock.release()
         self._files = self._find()  # an interrupt may have come just after one got its name
         if kind is None or not self._files:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)  # before another process may use it
         else:
             self.frames = len(self.times()[0])
             self.say(f'{counted(self.frames, "frame")} kept in {self.folder}; repeat the command to continue')
+        self._lock.release()
 
     def _find(self) -> list[Path]:
         return sorted(self.folder.glob('*.segment'))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ramit_arch.errors import UserError, counted
 from ramit_arch.files import sync
-from ramit_arch.inference.video_encoding import ANY_BYTES, FORMATS, Encoding
+from ramit_arch.inference.video_encoding import ANY_BYTES, FORMATS, Encoding, address
 from ramit_arch.inference.video_segments import Segments
 
 LATEST = 1  # seconds by which a frame may be decoded before it is shown
@@ -56,7 +56,7 @@ def join(
     part = segments.folder / f'joined{target.suffix}'
     form = FORMATS[target.suffix.lower()]
     try:
-        with av.open(str(part), 'w', format=form, **ANY_BYTES) as output:
+        with av.open(address(part), 'w', format=form, **ANY_BYTES) as output:
             video = _add_video(output, main, encoding, display, form)
             streams = {stream.index: _copy(output, stream) for stream in _held(source, main, form, notes)}
             tags = {key: value for key, value in source.metadata.items() if key not in _CONTAINER_TAGS}

@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -101,6 +101,8 @@ class Handlers:
                 job = await run_in_threadpool(self.queue.submit, number, bytes(data))
             if await request.is_disconnected():
                 self.queue.remove(job.id)
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
         except Busy as error:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except TimeoutError:
@@ -126,7 +128,7 @@ def _error(status: HTTPStatus, text: str) -> Response:
 
 
 def _gone() -> Response:
-    return _error(HTTPStatus.NOT_FOUND, 'it is no longer on the server; restore it again')
+    return _error(HTTPStatus.NOT_FOUND, 'the result has expired; restore the picture again')
 
 
 class Guard:

@@ -52,7 +52,7 @@ class Meter:
         self.check: Callable[[], None] | None = None
         modules = set(network.modules())
         self._called: set[nn.Module] = set()
-        self._pixels, self._needed = 0, len(modules)  # of which containers are not called
+        self._pixels, self._needed = 0, len(modules)  # an upper bound: containers are not called
 
         # Not methods: the network is copied to estimate its memory, with all that its hooks hold, and the copy runs.
         def begin(module: nn.Module, inputs: Any) -> None:
@@ -113,7 +113,7 @@ class Job:
         network: that restores it.
         data: the file as it was sent; empty once it is decoded.
         size: (height, width) in its header.
-        id: not to be guessed: who knows it may see the result.
+        id: unguessable; whoever has it can fetch the result.
         touched: when it was last asked for, in seconds of the monotonic clock.
         state: of the restoration.
         progress: from 0 to 1.
@@ -122,7 +122,7 @@ class Job:
         notes: what was converted or dropped.
         sizes: width and height of `before` and `after`, upright.
         files: PNGs by name: `result`; `before`; `after`, if `result` is too large to be shown.
-        cancelled: to be ended.
+        cancelled: whether it is to end.
     """
 
     network: Network

@@ -1,8 +1,8 @@
 // Sends a picture, follows its restoration, and shows before and after under one divider.
 
 const element = id => document.getElementById(id);
-const [form, file, drop, network, error, work, progress, result, frame, scroller, stage, split] =
-  ['form', 'file', 'drop', 'network', 'error', 'work', 'progress', 'result', 'frame', 'scroller', 'stage', 'split']
+const [form, file, drop, network, error, work, progress, result, scroller, stage, split] =
+  ['form', 'file', 'drop', 'network', 'error', 'work', 'progress', 'result', 'scroller', 'stage', 'split']
     .map(element);
 
 let about = {networks: [], max_bytes: Infinity, max_pixels: Infinity};
@@ -77,10 +77,12 @@ async function follow(id, signal) {
 async function restore() {
   leave();
   fail('');
+  const chosen = about.networks[network.value];
+  if (!picture || !chosen) return fail('The server does not answer; reload this page.');
+  const {blob, name} = picture;
+  const {label, suffix} = chosen;
   const job = running = {controller: new AbortController(), id: null};
   const {signal} = job.controller;
-  const {blob, name} = picture;
-  const {label, suffix} = about.networks[network.value];
   work.hidden = false;
   element('restore').disabled = true;
   say('Sending …');
@@ -105,7 +107,7 @@ async function restore() {
       running = null;
       const focused = work.contains(document.activeElement);
       work.hidden = true;
-      element('restore').disabled = false;
+      element('restore').disabled = !picture;
       if (focused) (result.hidden ? element('restore') : element('heading')).focus();
     }
   }
