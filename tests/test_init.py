@@ -84,6 +84,21 @@ def test_pairs_become_a_training_and_what_does_not_fit_is_named(tmp_path: Path) 
     assert call_basicsr('check', 'mine.yml', cwd=tmp_path).returncode == 0
 
 
+def test_a_gray_network_of_ones_own_is_timed_on_gray_images(tmp_path: Path) -> None:
+    write_pictures(tmp_path / 'photos')
+    (tmp_path / 'gray_net.py').write_text(
+        'from basicsr.utils.registry import ARCH_REGISTRY\n'
+        'from torch import nn\n'
+        '@ARCH_REGISTRY.register()\n'
+        'class GrayNet(nn.Sequential):\n'
+        '    def __init__(self, in_chans: int = 1) -> None:\n'
+        '        super().__init__(nn.Conv2d(in_chans, 8, 3, padding=1), nn.Conv2d(8, in_chans, 3, padding=1))\n'
+    )
+    flags = ('--network', 'GrayNet', '--import', 'gray_net.py', '--hours', '0.001')
+    result = call_basicsr('init', 'denoise', '--data', 'photos', '--gray', *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(('name', 'rule'), [('{}_iso6400', 'iso100 -> iso6400'), ('noisy_{}_iso100', 'noisy_NAME')])
 def test_pairs_are_found_by_what_their_names_differ_in(name: str, rule: str, tmp_path: Path) -> None:
     write_pictures(tmp_path / 'clean')

@@ -479,6 +479,27 @@ def test_a_full_disk_keeps_the_segments(home: Path, monkeypatch: pytest.MonkeyPa
 # ----------------------------------------------------------------------------------------------------- damaged videos
 
 
+def test_a_colon_in_a_name_is_no_protocol(home: Path) -> None:
+    write_clip(home / 'clip.mp4', frames=3)
+    (home / 'clip.mp4').rename(home / '10:30.mp4')
+    result = restore('10:30.mp4', '-o', 'to:10.mp4', home=home)
+    assert result.returncode == 0, result.stderr
+    assert len(times(home / 'to:10.mp4')) == 3
+
+
+def test_frames_hidden_by_an_edit_list_are_not_missing(home: Path) -> None:
+    """As in a clip that was cut without re-encoding: it begins at a key frame before the cut."""
+    write_clip(home / 'clip.mp4', frames=8, pts=[STEP * i for i in range(-3, 5)], options={'bf': '0'})
+    with av.open(str(home / 'clip.mp4')) as container:
+        assert container.streams.video[0].frames == 8
+    shown = len(times(home / 'clip.mp4'))
+    assert shown == 5
+    result = restore('clip.mp4', home=home)
+    assert result.returncode == 0, result.stderr
+    assert 'truncated' not in result.stdout
+    assert len(times(home / 'clip_x2.mp4')) == shown
+
+
 def test_a_truncated_video_is_restored_as_far_as_it_goes(home: Path) -> None:
     write_clip(home / 'clip.mp4', frames=60, size=(48, 64), options={'g': '5'})
     content = (home / 'clip.mp4').read_bytes()

@@ -353,6 +353,17 @@ def test_what_nobody_waits_for_is_not_restored() -> None:
         gate.open.set()
 
 
+def test_an_upload_that_is_cancelled_leaves_no_trace(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_connection(('127.0.0.1', server.port)) as connection:
+        lines = ['POST /jobs?network=0 HTTP/1.1', 'Host: localhost', 'Content-Length: 1000']
+        lines += ['Content-Type: application/octet-stream', '', 'begun']
+        connection.sendall('\r\n'.join(lines).encode())
+        wait_for(lambda: server.queue._arriving)
+    wait_for(lambda: not server.queue._arriving)
+    assert server.request('GET', '/about')[0] == 200
+    assert 'Traceback' not in caplog.text
+
+
 def test_a_network_that_fails_is_one_sentence_on_the_page_and_a_traceback_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

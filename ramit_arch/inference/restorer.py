@@ -88,7 +88,8 @@ class Restorer:
             network, self.file, self.task = loaded.network, loaded.file, loaded.task
             scale, size_multiple = scale or loaded.scale, size_multiple or loaded.size_multiple
             channels = channels or loaded.channels  # type: ignore[assignment]
-        self.scale: int = scale or getattr(network, 'upscale', None) or 1
+        upscale = getattr(network, 'upscale', None)  # of a network of one's own it may be a module
+        self.scale: int = scale or (upscale if isinstance(upscale, int) else 1)
         self.channels: int = channels or getattr(network, 'in_chans', None) or 3
         self.size_multiple = size_multiple or 1
         self.device = _device(device)
