@@ -348,7 +348,7 @@ def make_options(
         **({'filename_tmpl': f'{{}}x{task.scale}'} if task.scale > 1 else {}),
     }  # fmt: skip
     compiled = {'compile': True} if length.compile else {}
-    rarely = max(length.iterations // length.validations, 1)
+    rarely = -(-length.iterations // length.validations)
     return {
         'name': name, 'model_type': 'RAMiTModel', 'scale': task.scale, 'num_gpu': 'auto', 'manual_seed': 0,
         'datasets': {'train': train, 'val': val},

@@ -28,7 +28,7 @@ LQ = 'LQ'  # the baseline of all tasks but super-resolution
 MARGIN, LINE = 8, 18
 THUMBNAIL = CROP * ZOOM
 CELL = THUMBNAIL + MARGIN, THUMBNAIL + 2 * LINE + MARGIN
-STRIP = 10  # validations
+STRIP = 6  # validations
 
 
 class Restoration(NamedTuple):
@@ -146,7 +146,7 @@ def sheet(comparisons: list[Comparison]) -> Image.Image:
 
 
 def add_to_strip(folder: Path, iteration: int, comparison: Comparison) -> None:
-    """Draw the outputs of a training so far: the sheet's crop, of at most ten validations.
+    """Draw the outputs of a training so far: the sheet's crop, of at most six validations.
 
     Args:
         folder: keeps the crops from validation to validation; `folder`.png shows them.
