@@ -201,8 +201,10 @@ def curves(runs: Sequence[Run]) -> Figure:
             points = run.scores.get(dataset, {}).get(metric, [])
             _draw(row, points, {**look, 'marker': '.'})
     for row, (dataset, metric) in zip(panels[1:], datasets.items(), strict=True):
-        values = [point.value for run in runs for point in run.scores.get(dataset, {}).get(metric, [])]
+        by_run = [[point.value for point in run.scores.get(dataset, {}).get(metric, [])] for run in runs]
+        values, best = [value for each in by_run for value in each], [max(each) for each in by_run if each]
         lowest = max(values) - 4 * (max(values) - float(np.quantile(values, 0.25)))
+        lowest = min(lowest, min(best) - 0.1 * (max(best) - min(best)))
         if min(values) < lowest and not lower_is_better(runs, dataset, metric):
             row[0].set_ylim(bottom=lowest)  # the first validations would hide all later differences
     panels[0, 0].set_ylabel('loss')
