@@ -214,7 +214,7 @@ def _add_export(verbs: argparse._SubParsersAction) -> None:
     export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
     export.add_argument('--task', choices=TASKS, help=TASK)
     export.add_argument('--to', required=True, metavar='FILE', help='the file to write: .safetensors, .onnx or .pt2')
-    export.add_argument('--fp16', action='store_true', help='store the weights in float16: half the size')
+    export.add_argument('--fp16', action='store_true', help='store the weights in float16')
 
 
 def _add_restore(verbs: argparse._SubParsersAction) -> None:
@@ -318,7 +318,7 @@ def _add_option_file(verb: argparse.ArgumentParser, text: str, required: bool) -
     """An option file as -opt FILE or FILE alone."""
     one = verb.add_mutually_exclusive_group(required=required)
     one.add_argument('-opt', metavar='FILE', help=text)
-    one.add_argument('opt', nargs='?', default=argparse.SUPPRESS, metavar='FILE', help='the same')
+    one.add_argument('opt', nargs='?', default=argparse.SUPPRESS, metavar='FILE', help='the same as -opt FILE')
 
 
 def _tile(text: str) -> int | str:

@@ -189,6 +189,8 @@ def test_a_graph_that_computes_something_else_is_refused(network: Path) -> None:
         (('export', '-m', 'net.pth', '--to', 'none/net.onnx'), '--to none/net.onnx: no such folder'),
         (('restore', 'photo.png', '-m', 'net.onnx', '--task', 'CDN'), 'task CDN: net.onnx is a network for SR'),
         (('export', '-m', 'net.onnx', '--to', 'b.onnx'), 'net.onnx: already ONNX; export the original'),
+        (('restore', 'photo.png', '-m', 'net.pt2'), 'net.pt2: a program of torch.export, which runs by itself'),
+        (('restore', 'photo.png', '-m', 'net.onnx', '--bf16'), '--bf16: net.onnx computes as it was exported'),
         (('restore', 'photo.png', '-m', 'junk.onnx'), 'junk.onnx: not an ONNX file that can be read'),
         (('restore', 'photo.png', '-m', 'fixed.onnx'), 'fixed.onnx: its inputs are [1, 3, 8, 8]; one image'),
         (('test', 'train_RAMiT-tiny_SRx2', '-m', 'net.onnx'), 'net.onnx: ONNX files restore pictures; to test, use'),
@@ -209,7 +211,7 @@ def test_mistakes_are_named(arguments: tuple[str, ...], error: str, network: Pat
 def test_missing_packages_are_named(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else found(name))
-    with pytest.raises(UserError, match=r"ONNX needs onnxruntime: pip install 'ramit-arch\[onnx\]'"):
+    with pytest.raises(UserError, match=r'ONNX needs onnxruntime: pip install onnxruntime'):
         export.export(load(network / 'net.pth'), 'onnx')
-    with pytest.raises(UserError, match=r"net\.onnx: needs onnxruntime: pip install 'ramit-arch\[onnx\]'"):
+    with pytest.raises(UserError, match=r'net\.onnx: needs onnxruntime: pip install onnxruntime'):
         load_network(network / 'net.onnx')

@@ -427,7 +427,7 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'uvicorn' else found(name))
     result = call_basicsr('web', cwd=tmp_path)
-    assert result.stderr == "error: web needs uvicorn: pip install 'ramit-arch[web]'\n"
+    assert result.stderr == 'error: web needs uvicorn: pip install uvicorn\n'
 
 
 # ---------------------------------------------------------------------------------------------------------- browser

@@ -37,6 +37,8 @@ DENOISER = 'train_RAMiT_CDN'  # what it changes of the full network is changed a
 SIZES = {'cpu': (16, 32), 'cuda': (32, 64)}  # batch and LQ patch
 EPOCH = 1000  # iterations, about
 WARM_UP, MEASURED = 3, 7  # steps
+FEWEST = 100  # iterations
+FEW = 3  # images held out
 VALIDATING = 0.1  # the largest share of the time
 MOST_VALIDATIONS = 20
 
@@ -127,7 +129,10 @@ def run(args: argparse.Namespace) -> None:
         f'  basicsr test -m experiments/{args.name}{imports}  # scores what was held out'
     )
     _write_and_check(file, opt, commented(opt, head, comments))
-    print(f'{network}: {length.iterations:,} iterations, about {length} on this machine')
+    fewest = ' (the fewest)' if length.iterations == FEWEST else ''
+    print(f'{network}: {length.iterations:,} iterations{fewest}, about {length} on this machine')
+    if len(held_out) < FEW:
+        print(f'{counted(len(held_out), "image")} held out: scores say little; give more pictures')
     print(f'wrote {file} and {target}\nnext: basicsr train {file}{imports}')
 
 
@@ -284,7 +289,7 @@ def fill_hours(
     step, image = seconds_of(network_g, sizes, task, device, native)
     seconds, validation = hours * 3600, image * held_out
     validations = min(max(int(VALIDATING * seconds / validation), 1), MOST_VALIDATIONS)
-    iterations = max(int(float(f'{(seconds - validations * validation) / step:.2g}')), 100)
+    iterations = max(int(float(f'{(seconds - validations * validation) / step:.2g}')), FEWEST)
     hours = (iterations * step + validations * validation) / 3600
     return Length(*sizes, iterations, step, validations, hours, native)
 

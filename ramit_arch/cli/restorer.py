@@ -27,6 +27,8 @@ def open_restorer(args: argparse.Namespace, processes: int = 1) -> tuple[Restore
         model, task=args.task, device=_device(args.device, processes), tile=tile, overlap=args.overlap,
         precision='bfloat16' if args.bf16 else 'float32', ensemble=args.ensemble,
     )  # fmt: skip
+    if args.bf16 and restorer.file is not None and restorer.file.suffix == '.onnx':
+        raise UserError(f'--bf16: {restorer.file} computes as it was exported; leave it out')
     if args.scale not in (None, restorer.scale):
         raise UserError(f'--scale {args.scale}: {restorer.file} is a network for scale {restorer.scale}; leave it out')
     return restorer, model

@@ -72,7 +72,7 @@ def _check(args: argparse.Namespace, source: Path) -> None:
     if not source.exists():
         raise UserError(f'{source}: no such video')
     if importlib.util.find_spec('av') is None:
-        raise UserError(f"{source}: video needs PyAV: pip install 'ramit-arch[video]'")
+        raise UserError(f'{source}: video needs PyAV: pip install av')
 
 
 def _extension(output: Path | None, source: Path, formats: dict[str, str]) -> str:

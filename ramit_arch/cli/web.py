@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """
     missing = [name for name in ('starlette', 'uvicorn') if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"web needs {' and '.join(missing)}: pip install 'ramit-arch[web]'")
+        raise UserError(f'web needs {" and ".join(missing)}: pip install {" ".join(missing)}')
     import uvicorn
 
     from ramit_arch.web.app import make_app

@@ -52,6 +52,8 @@ def read_content(path: str) -> dict[str, Any]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f'{path}: {"a folder, not a checkpoint" if file.is_dir() else "no such checkpoint"}')
+    if file.suffix == '.pt2':
+        raise UserError(f'{path}: a program of torch.export, which runs by itself; give the checkpoint or an ONNX file')
     try:
         content = _load_safetensors(file) if file.suffix == '.safetensors' else load_data(file)
     except pickle.UnpicklingError as error:

@@ -120,7 +120,7 @@ def _compact(tensor: Tensor) -> Tensor:
 def _onnx(loaded: Loaded, half: bool) -> Exported:
     missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'ramit-arch[onnx]'")
+        raise UserError(f'ONNX needs {", ".join(missing)}: pip install {" ".join(missing)}')
     from ramit_arch.inference.onnx import open_session
 
     _cast(loaded.network, torch.float32)

@@ -30,7 +30,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, file: Path) -> None:
         super().__init__()
         if importlib.util.find_spec('onnxruntime') is None:
-            raise UserError(f"{file}: needs onnxruntime: pip install 'ramit-arch[onnx]'")
+            raise UserError(f'{file}: needs onnxruntime: pip install onnxruntime')
         try:
             self.session = open_session(str(file))
         except Exception as error:  # whatever onnxruntime raises
