@@ -480,8 +480,8 @@ def keep_freed_memory() -> None:
 def configure_threads() -> None:
     """Let PyTorch start no more threads than the control group (a container) has CPUs; it looks at the machine's.
 
-    OpenMP's threads spin for milliseconds while they wait, which stalls other processes, such as a second training.
-    They are to sleep sooner; alone on a machine this costs nothing.
+    OpenMP's waiting threads spin for milliseconds, which stalls other processes, such as a second training; let them
+    sleep sooner.
     """
     os.environ.setdefault('GOMP_SPINCOUNT', '1000')
     if sys.platform != 'linux' or 'OMP_NUM_THREADS' in os.environ:

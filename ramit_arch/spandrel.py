@@ -1,10 +1,12 @@
 """RAMiT in spandrel, the model loader behind chaiNNer and ComfyUI.
 
-import ramit_arch.spandrel
-from spandrel import ModelLoader
+Call `install` before loading a file, which `basicsr export` has written:
 
-ramit_arch.spandrel.install()
-model = ModelLoader().load_from_file('mine.safetensors')  # made by `basicsr export`
+    import ramit_arch.spandrel
+    from spandrel import ModelLoader
+
+    ramit_arch.spandrel.install()
+    model = ModelLoader().load_from_file('mine.safetensors')
 """
 
 from __future__ import annotations

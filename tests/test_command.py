@@ -819,7 +819,9 @@ def test_a_container_gets_no_more_threads_than_it_has_cpus(
     monkeypatch.setattr(basicsr_command, 'CPU_LIMIT', tmp_path / 'cpu.max')
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(4), raising=False)
     monkeypatch.delenv('OMP_NUM_THREADS')
+    monkeypatch.delenv('GOMP_SPINCOUNT', raising=False)
     basicsr_command.configure_threads()
+    assert os.environ['GOMP_SPINCOUNT'] == '1000'
     assert os.environ.get('OMP_NUM_THREADS') == threads
     monkeypatch.setenv('OMP_NUM_THREADS', '3')  # of the user
     basicsr_command.configure_threads()

@@ -14,7 +14,7 @@ KINDS = ('safetensors', 'onnx', 'pt2')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write a network, its moving average if it has one, for other programs; what computes is checked first.
+    """Write a network, its moving average if it has one, for other programs.
 
     Raises:
         UserError: the checkpoint cannot be used, or the file cannot be made.
