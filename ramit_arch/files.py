@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ramit_arch.errors import UserError
 
@@ -27,16 +29,31 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
         if room < len(content) + MARGIN:
             needed = f'{(len(content) + MARGIN) / 2**20:,.1f} MiB needed, {room / 2**20:,.1f} free'
             raise UserError(f'{path}: not enough disk space ({needed}); nothing was written')
-        with part.open('wb') as file:
+        with atomic_file(path, part) as file:
             file.write(content)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); the existing file is unchanged') from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, part: Path) -> Iterator[BinaryIO]:
+    """Open `part`, which reaches the disk and takes the name `path` if the block ends without an error, and is removed
+    otherwise.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        with part.open('wb') as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
         sync(path.parent)
-    except OSError as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise UserError(f'{path}: cannot be written ({error.strerror}); the existing file is unchanged') from error
+        raise
 
 
 def sync(path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ramit_arch.errors import UserError, counted
-from ramit_arch.files import MARGIN, atomic_write, sync
+from ramit_arch.files import MARGIN, atomic_file, atomic_write
 
 _HEADER = struct.Struct('<qqI?')  # of a packet: pts, duration, bytes, key frame
 _LARGE = 2**26  # bytes of free disk space below which a segment is not begun
@@ -121,7 +121,7 @@ class Segments:
         if free < _LARGE:
             raise UserError(f'{self.target}: not enough disk space ({free / 2**20:,.0f} MiB are free)')
         try:
-            with part.open('wb') as file:
+            with atomic_file(path, part) as file:
 
                 def write(packet: Packet) -> None:
                     nonlocal frames
@@ -133,16 +133,8 @@ class Segments:
                     frames += 1
 
                 yield write
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            sync(self.folder)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise UserError(f'{self.target}: cannot be written ({error.strerror})') from error
-            raise
+        except OSError as error:
+            raise UserError(f'{self.target}: cannot be written ({error.strerror})') from error
         self._files.append(path)
         self.frames += frames
 
