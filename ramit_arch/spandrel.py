@@ -1,4 +1,4 @@
-"""RAMiT in spandrel, the model loader behind chaiNNer and ComfyUI.
+"""RAMiT and other registered networks in spandrel, the model loader behind chaiNNer and ComfyUI.
 
 Call `install` before loading a file, which `basicsr export` has written:
 
@@ -30,10 +30,9 @@ from ramit_arch.inference.networks import build, describe, matching_tasks
 
 
 def install() -> None:
-    """Add the networks of this package that recognise their own weights to spandrel's main registry, once."""
-    for name, network in ARCH_REGISTRY:
-        if hasattr(network, 'options_from'):
-            MAIN_REGISTRY.add(ArchSupport.from_architecture(RegisteredArch(name)), ignore_duplicates=True)
+    """Add all registered networks to spandrel's main registry, once, except those whose names it has already."""
+    for name, _ in ARCH_REGISTRY:
+        MAIN_REGISTRY.add(ArchSupport.from_architecture(RegisteredArch(name)), ignore_duplicates=True)
 
 
 class RegisteredArch(Architecture[nn.Module]):

@@ -1,4 +1,4 @@
-"""Networks. Each is one file; `layers` and `row_bands` are what they share.
+"""Networks. Each is one file; `image_network`, `layers` and `row_bands` are what they share.
 
 A network's options are its `__init__`: annotated parameters, defaults, and the `Args:` of its docstring. What else the
 framework wants to know it may answer by these attributes, all optional:
@@ -10,6 +10,8 @@ framework wants to know it may answer by these attributes, all optional:
     set_grad_checkpointing(on)  activation checkpointing
     set_compiled(on)            use native kernels on a CPU, and return why not, or None; without it `torch.compile`
                                 takes the whole network
+    merge()                     a copy for inference with the same output, which is exported to ONNX and torch.export
+    adapt_state_dict(weights)   weights in its own form, if it can load those of another form (merged or not)
     tasks_of(weights)           tasks that a network of these weights may be for, if they are its own
     options_from(weights, task) its arguments, for checkpoints that do not carry them
 """

@@ -7,6 +7,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class PointwiseConv(nn.Conv2d):
@@ -25,10 +26,10 @@ class PointwiseConv(nn.Conv2d):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """3x3 depth-wise convolution of a token-major map: (N, H, W, C) -> (N, H, W, C)."""
+    """Depth-wise convolution of a token-major map with an odd kernel: (N, H, W, C) -> (N, H, W, C)."""
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, dim, 3, padding=1, groups=dim)
+    def __init__(self, dim: int, kernel_size: int = 3) -> None:
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -45,6 +46,30 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(F.gelu(self.hidden(x)))
+
+
+class PixelShuffleHead(nn.Module):
+    """3x3 convolution and pixel shuffle: (N, H, W, C) -> (N, out_chans, H * upscale, W * upscale)."""
+
+    def __init__(self, dim: int, out_chans: int, upscale: int) -> None:
+        super().__init__()
+        self.upscale = upscale
+        self.conv = nn.Conv2d(dim, out_chans * upscale**2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x.permute(0, 3, 1, 2)), self.upscale)
+
+
+class Blocks(nn.Sequential):
+    """Blocks in a row. With `checkpointing`, the backward pass recomputes the activations inside them."""
+
+    checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            recomputed = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if recomputed else block(x)
+        return x
 
 
 def layer_norm(dim: int) -> nn.Sequential:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ramit_arch.archs.arguments import checked
+from ramit_arch.archs.image_network import ImageNetwork
 from ramit_arch.archs.layers import (
     FeedForward,
     PointwiseConv,
@@ -43,7 +44,6 @@ from ramit_arch.archs.layers import (
     pixel_shuffle,
     relative_position_index,
     require,
-    symmetric_pad,
 )
 from ramit_arch.archs.ramit_shapes import mixed_width, options_from, tasks_of
 from ramit_arch.archs.row_bands import in_bands
@@ -338,7 +338,7 @@ class Reconstruction(nn.Module):
 
 
 @ARCH_REGISTRY.register()
-class RAMiT(nn.Module):
+class RAMiT(ImageNetwork):
     """Reciprocal Attention Mixing Transformer (Fig. 2a, Tab. H).
 
     Args:
@@ -400,7 +400,7 @@ class RAMiT(nn.Module):
         img_mean: Sequence[float] = (0.4485, 0.4375, 0.4045),
         img_std: Sequence[Annotated[float, Gt(0)]] = (0.2397, 0.2290, 0.2389),
     ) -> None:
-        super().__init__()
+        super().__init__(upscale, in_chans, window_size * 2**DOWNSIZINGS, img_mean, img_std)
         mixer_exp_factor = exp_factor if mixer_exp_factor is None else mixer_exp_factor
         mixer_expand_groups = expand_groups if mixer_expand_groups is None else mixer_expand_groups
         # Violated, these would fail inside PyTorch, far from the option's name.
@@ -416,16 +416,6 @@ class RAMiT(nn.Module):
             divides = dim % mixer_expand_groups == 0 == mixed_width(dim) % mixer_expand_groups
             allowed = f'a divisor of {dim} and {mixed_width(dim)}, the channels it splits (default: expand_groups)'
             require(divides, 'mixer_expand_groups', mixer_expand_groups, allowed)
-        for key, values in [('img_mean', img_mean), ('img_std', img_std)]:
-            require(len(values) == in_chans, key, values, f'a list of {in_chans}, one number a channel')
-
-        self.upscale = upscale
-        self.in_chans = in_chans
-        self.size_multiple = window_size * 2**DOWNSIZINGS
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer('mean', torch.tensor(img_mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(img_std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
         make = partial(MobiVari, version=mobivari_version, activation=mobivari_act)
         mobivari = partial(make, exp_factor=exp_factor, groups=expand_groups)
@@ -453,11 +443,6 @@ class RAMiT(nn.Module):
         channel = int(heads * chsa_head_ratio)
         return DRAMiTBlock(spatial_heads=heads - channel, channel_heads=channel, shifted=index % 2 == 1, **options)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Activation checkpointing of every block: less memory in training, slower."""
-        for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
-            stage.checkpointing = enable
-
     def set_compiled(self, enable: bool = True) -> str | None:
         """Let SPSA use its native kernel. Why it cannot, or None."""
         attentions = [module for module in self.modules() if isinstance(module, SpatialAttention)]
@@ -477,23 +462,5 @@ class RAMiT(nn.Module):
             x4 = x4 * self.attn_mix((attention1, attention2, attention3), attention4)
         return x4 + shallow
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Restore images.
-
-        Args:
-            image: (N, in_chans, H, W), RGB or gray, values in [0, 1], any H and W from 1 up.
-
-        Returns:
-            (N, in_chans, H * upscale, W * upscale), about [0, 1], not clipped.
-
-        Raises:
-            ValueError: the image has another number of channels.
-        """
-        if image.shape[1] != self.in_chans:
-            raise ValueError(f'the image has {image.shape[1]} channels; in_chans is {self.in_chans}')
-        h, w = image.shape[-2:]
-        padded = symmetric_pad((image - self.mean) / self.std, self.size_multiple)
-        out = self.to_target(self.forward_features(padded))
-        if self.upscale == 1:
-            out = out + padded
-        return (out * self.std + self.mean)[..., : h * self.upscale, : w * self.upscale]
+    def restore(self, image: Tensor) -> Tensor:
+        return self.to_target(self.forward_features(image))

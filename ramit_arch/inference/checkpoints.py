@@ -148,6 +148,8 @@ def fitting_weights(
     Raises:
         UserError: with `strict`, if not all fit.
     """
+    if hasattr(network, 'adapt_state_dict'):
+        weights = network.adapt_state_dict(weights)  # type: ignore[operator]
     own = network.state_dict()
     if skip is not None:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith(skip)}

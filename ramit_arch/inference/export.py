@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,8 @@ def export(loaded: Loaded, kind: str, half: bool = False) -> Exported:
     set_compiled = getattr(loaded.network, 'set_compiled', None)
     if set_compiled is not None:
         set_compiled(False)  # native kernels are no operators of another program
+    if kind != 'safetensors' and hasattr(loaded.network, 'merge'):
+        loaded = replace(loaded, network=loaded.network.merge())  # type: ignore[operator]
     _cast(loaded.network, torch.float16 if half else torch.float32)
     if kind == 'onnx':
         return _onnx(loaded, half)

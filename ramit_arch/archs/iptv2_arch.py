@@ -1,0 +1,310 @@
+"""IPT-V2: image processing Transformer with hierarchical attentions, in a lightweight setting of our own.
+
+IPT-V2: Efficient Image Processing Transformer using Hierarchical Attentions. Paper: https://arxiv.org/abs/2404.00633.
+
+The blocks are the published ones: focal context self-attention (FCSA) and global grid self-attention (GGSA), each
+followed by a re-parameterised locally enhanced feed-forward network (Rep-LeFFN), in a U-shaped network. Widths, depths
+and heads of the restoration network are not published: they are ours, and so no score of the paper is claimed. Feature
+maps are token-major, (N, H, W, C). GGSA grows quadratically with the number of pixels; restore large images in tiles.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le, Len, MultipleOf
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from ramit_arch.archs.arguments import checked
+from ramit_arch.archs.image_network import ImageNetwork
+from ramit_arch.archs.layers import Blocks, DepthwiseConv, PixelShuffleHead, PointwiseConv, require
+from ramit_arch.archs.row_bands import in_bands
+
+LEVELS = 3
+Count = Annotated[int, Ge(1), Le(1000)]
+PerLevel = Annotated[Sequence[Count], Len(LEVELS, LEVELS)]
+
+
+# ------------------------------------------------------------------------------------------------------- attentions
+
+
+class FocalContextAttention(nn.Module):
+    """FCSA: channel self-attention inside windows, of a base set and a set shifted by half a window.
+
+    In a window of M x M positions, Q, K and V are (D, M^2) for each head, and the attention is
+    softmax(norm(Q s) norm(K s)^T t) V, with a learnable weight s of every position, the L2 norm over positions, and a
+    learnable temperature t of every head. Both sets share all weights. The shifted set lacks the outer half windows.
+    Where both exist, they are blended as (m1 base + m2 shifted) / (m1 + m2), with learnable m1, m2 > 0 for every
+    position of a window.
+    """
+
+    def __init__(self, dim: int, heads: int, window_size: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window_size = window_size
+        self.qkv = PointwiseConv(dim, 3 * dim)
+        self.local = DepthwiseConv(3 * dim)
+        self.position_weight = nn.Parameter(torch.ones(heads, 1, window_size**2))
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.log_mask = nn.Parameter(torch.zeros(2, window_size, window_size))  # of m1 and m2, which stay positive
+        self.proj = PointwiseConv(dim, dim)
+
+    def attend(self, qkv: Tensor, mask: Tensor) -> Tensor:
+        """qkv (N, H, W, 3C), H and W multiples of M -> the attention of every window times mask, (N, H, W, C)."""
+        n, h, w, c = qkv.shape
+        m, d = self.window_size, c // (3 * self.heads)
+        x = qkv.reshape(n, h // m, m, w // m, m, 3, self.heads, d).permute(5, 0, 1, 3, 6, 7, 2, 4)
+        q, k, v = x.reshape(3, n * (h // m) * (w // m), self.heads, d, m * m)
+        q, k = (F.normalize(part * self.position_weight, dim=-1) for part in (q, k))
+        attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(-1).to(v.dtype)
+        out = (attention @ v) * mask.flatten()
+        out = out.reshape(n, h // m, w // m, self.heads, d, m, m).permute(0, 1, 5, 2, 6, 3, 4)
+        return out.reshape(n, h, w, c // 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        qkv = self.local(self.qkv(x))
+        half = self.window_size // 2
+        base, shifted = self.log_mask.exp()
+        rows, columns = x.shape[1] // self.window_size, x.shape[2] // self.window_size
+        border = (0, 0, half, half, half, half)
+        inner = F.pad(self.attend(qkv[:, half:-half, half:-half], shifted), border)
+        total = base.tile(rows, columns) + F.pad(shifted.tile(rows - 1, columns - 1), border[2:])
+        return self.proj((self.attend(qkv, base) + inner) / total.unsqueeze(-1))
+
+
+class GlobalGridAttention(nn.Module):
+    """GGSA: softmax attention among the positions of equal offset in all cells of P x P, lattices over the map."""
+
+    def __init__(self, dim: int, heads: int, grid_size: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.grid_size = grid_size
+        self.qkv = PointwiseConv(dim, 3 * dim)
+        self.proj = PointwiseConv(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C), H and W multiples of P -> (N, H, W, C)."""
+        n, h, w, c = x.shape
+        p = self.grid_size
+        cells = self.qkv(x).reshape(n, h // p, p, w // p, p, 3, self.heads, c // self.heads)
+        lattices = cells.permute(5, 0, 2, 4, 6, 1, 3, 7)  # (3, N, P, P, heads, H/P, W/P, D)
+        q, k, v = lattices.reshape(3, n * p * p, self.heads, (h // p) * (w // p), -1)
+        out = F.scaled_dot_product_attention(q, k, v)
+        out = out.reshape(n, p, p, self.heads, h // p, w // p, -1).permute(0, 4, 1, 5, 2, 3, 6)
+        return self.proj(out.reshape(n, h, w, c))
+
+
+# ------------------------------------------------------------------------------------------------ feed-forward network
+
+
+class RepDepthwiseConv(nn.Module):
+    """x + DWConv5x5(x) + DWConv3x3(x) + DWConv1x1(x), computed as one 5x5 depth-wise convolution.
+
+    All branches are linear, so their kernels add up, in training too; the gradients of the branches are exact. Once
+    merged, that one kernel is all that is kept. Weights of either form load into the other.
+    """
+
+    BRANCHES = ('conv5', 'conv3', 'conv1')
+
+    def __init__(self, dim: int, merged: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.merged = merged
+        sides = {'merged': 5} if merged else {'conv5': 5, 'conv3': 3, 'conv1': 1}
+        convs = {name: nn.Conv2d(dim, dim, side, padding=side // 2, groups=dim) for name, side in sides.items()}
+        self.convs = nn.ModuleDict(convs)
+        self.register_load_state_dict_pre_hook(RepDepthwiseConv.adapt)
+
+    def kernel(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, 1, 5, 5) and bias (C,) of the one convolution."""
+        weights = dict(self.convs.named_parameters())
+        return (weights['merged.weight'], weights['merged.bias']) if self.merged else merge_branches(weights)
+
+    def adapt(self, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Bring weights of the other form into the form of this module, in place."""
+        prefix = f'{prefix}convs.'
+        given = {name[len(prefix) :]: weights[name] for name in list(weights) if name.startswith(prefix)}
+        if self.merged == ('merged.weight' in given):
+            return
+        for name in given:
+            del weights[prefix + name]
+        if self.merged:
+            adapted = dict(zip(('merged.weight', 'merged.bias'), merge_branches(given), strict=True))
+        else:  # all in the largest branch
+            weight, bias = given['merged.weight'], given['merged.bias']
+            adapted = {name: torch.zeros_like(value) for name, value in self.convs.state_dict().items()}
+            adapted |= {'conv5.weight': weight - identity(weight), 'conv5.bias': bias}
+        weights |= {prefix + name: value for name, value in adapted.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        weight, bias = self.kernel()
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=2, groups=self.dim).permute(0, 2, 3, 1)
+
+
+def merge_branches(weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The kernel and bias that the branches and the identity add up to."""
+    conv5, conv3, conv1 = (weights[f'{name}.weight'] for name in RepDepthwiseConv.BRANCHES)
+    bias5, bias3, bias1 = (weights[f'{name}.bias'] for name in RepDepthwiseConv.BRANCHES)
+    return conv5 + F.pad(conv3, [1] * 4) + F.pad(conv1, [2] * 4) + identity(conv5), bias5 + bias3 + bias1
+
+
+def identity(weight: Tensor) -> Tensor:
+    """The depth-wise kernel that leaves a map as it is: 1 at the centre."""
+    side = weight.shape[-1]
+    return F.pad(weight.new_ones(1, 1, 1, 1), [side // 2] * 4)
+
+
+class RepLeFFN(nn.Module):
+    """1x1 (C to rC/2), 1x1 (to rC), GELU, `RepDepthwiseConv`, 1x1 (to rC/2), 1x1 (to C)."""
+
+    def __init__(self, dim: int, hidden_ratio: float, merged: bool) -> None:
+        super().__init__()
+        half = int(dim * hidden_ratio / 2)
+        self.hidden = nn.Sequential(PointwiseConv(dim, half), PointwiseConv(half, 2 * half))
+        self.conv = RepDepthwiseConv(2 * half, merged)
+        self.out = nn.Sequential(PointwiseConv(2 * half, half), PointwiseConv(half, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        return self.out(self.conv(F.gelu(self.hidden(x))))
+
+
+# ---------------------------------------------------------------------------------------------------------- U shape
+
+
+class FocalGlobalBlock(nn.Module):
+    """Four pre-normalised residual layers: FCSA, Rep-LeFFN, GGSA, Rep-LeFFN."""
+
+    def __init__(
+        self, dim: int, heads: int, window_size: int, grid_size: int, hidden_ratio: float, merged: bool
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(dim, eps=1e-6) for _ in range(4))
+        self.focal = FocalContextAttention(dim, heads, window_size)
+        self.ffn1 = RepLeFFN(dim, hidden_ratio, merged)
+        self.grid = GlobalGridAttention(dim, heads, grid_size)
+        self.ffn2 = RepLeFFN(dim, hidden_ratio, merged)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        x = x + self.focal(self.norm1(x))
+        x = in_bands(lambda band: band + self.ffn1(self.norm2(band)), x, training=self.training, halo=2)
+        x = x + self.grid(self.norm3(x))
+        return in_bands(lambda band: band + self.ffn2(self.norm4(band)), x, training=self.training, halo=2)
+
+
+class Down(nn.Module):
+    """3x3 convolution to half the channels and pixel unshuffling: (N, H, W, C) -> (N, H/2, W/2, 2C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim // 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(self.conv(x.permute(0, 3, 1, 2)), 2).permute(0, 2, 3, 1).contiguous()
+
+
+class Up(nn.Module):
+    """3x3 convolution to twice the channels and pixel shuffling: (N, H, W, C) -> (N, 2H, 2W, C/2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, 2 * dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x.permute(0, 3, 1, 2)), 2).permute(0, 2, 3, 1)
+
+
+@ARCH_REGISTRY.register()
+class IPTV2(ImageNetwork):
+    """Focal-global blocks at three resolutions, C, 2C and 4C channels wide; the decoder's last level keeps 2C.
+
+    The paper's widths and depths are not known; these, of 0.92M parameters by default, are ours.
+
+    Args:
+        upscale: factor of super-resolution; 1 keeps the size and adds the input back (denoising and the like).
+        in_chans: channels of input and output, 3 for RGB and 1 for gray.
+        dim: channels C of the first level, even.
+        depths: blocks of each level from the first to the bottleneck; the decoder has as many as the encoder.
+        num_heads: heads of both attentions at each level; each divides the channels.
+        window_size: side M of FCSA's windows, even.
+        grid_size: side P of GGSA's cells at each level; halved with the map, lattices keep their number of positions.
+        hidden_ratio: width r of the feed-forward network in units of its channels.
+        merged: whether the branches of every feed-forward network are merged, as `merge` returns it.
+        img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1].
+
+    Raises:
+        ValueError: an option is out of its range or contradicts another; names the option and what is allowed.
+    """
+
+    reconstruction_head = 'to_target'
+
+    @checked
+    def __init__(
+        self,
+        upscale: Annotated[int, Ge(1), Le(64)] = 2,
+        in_chans: Literal[1, 3] = 3,
+        dim: Annotated[int, Ge(2), Le(8192), MultipleOf(2)] = 24,
+        depths: PerLevel = (2, 3, 1),
+        num_heads: PerLevel = (1, 2, 4),
+        window_size: Annotated[int, Ge(2), Le(1024), MultipleOf(2)] = 8,
+        grid_size: PerLevel = (16, 8, 4),
+        hidden_ratio: Annotated[float, Gt(0), Le(1000)] = 2.0,
+        merged: bool = False,
+        img_mean: Sequence[float] = (0.4485, 0.4375, 0.4045),
+        img_std: Sequence[Annotated[float, Gt(0)]] = (0.2397, 0.2290, 0.2389),
+    ) -> None:
+        sides = [math.lcm(window_size, grid) * 2**level for level, grid in enumerate(grid_size)]
+        super().__init__(upscale, in_chans, math.lcm(*sides), img_mean, img_std)
+        widths = [dim * 2**level for level in range(LEVELS)]
+        divides = all(width % heads == 0 for width, heads in zip(widths, num_heads, strict=True))
+        require(divides, 'num_heads', num_heads, f'three divisors of {", ".join(map(str, widths))}')
+        require(int(dim * hidden_ratio / 2) > 0, 'hidden_ratio', hidden_ratio, f'at least 2 / dim, and dim is {dim}')
+
+        def blocks(width: int, level: int) -> Blocks:
+            options = (width, num_heads[level], window_size, grid_size[level], hidden_ratio, merged)
+            return Blocks(*(FocalGlobalBlock(*options) for _ in range(depths[level])))
+
+        self.shallow = nn.Conv2d(in_chans, dim, 3, padding=1)
+        self.encoder1, self.encoder2, self.bottleneck = (blocks(width, level) for level, width in enumerate(widths))
+        self.down1, self.down2 = Down(widths[0]), Down(widths[1])
+        self.up2, self.up1 = Up(widths[2]), Up(widths[1])
+        self.reduce2 = PointwiseConv(2 * widths[1], widths[1])
+        self.reduce1 = PointwiseConv(2 * widths[0], widths[1])
+        self.decoder2, self.decoder1 = blocks(widths[1], 1), blocks(widths[1], 0)
+        self.to_target = PixelShuffleHead(widths[1], in_chans, upscale)
+
+    def restore(self, image: Tensor) -> Tensor:
+        shallow = self.shallow(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
+        x1 = self.encoder1(shallow)
+        x2 = self.encoder2(self.down1(x1))  # (N, H/2, W/2, 2C)
+        x3 = self.bottleneck(self.down2(x2))  # (N, H/4, W/4, 4C)
+        y2 = self.decoder2(self.reduce2(torch.cat([self.up2(x3), x2], -1)))
+        y1 = self.decoder1(self.reduce1(torch.cat([self.up1(y2), x1], -1)))  # (N, H, W, 2C)
+        return self.to_target(y1)
+
+    def merge(self) -> IPTV2:
+        """A copy whose feed-forward networks have one 5x5 convolution each and the same output; self is not changed."""
+        merged = copy.deepcopy(self)
+        for module in merged.modules():
+            if isinstance(module, RepLeFFN) and not module.conv.merged:
+                conv = RepDepthwiseConv(module.conv.dim, merged=True).to(next(module.conv.parameters()))
+                conv.load_state_dict(module.conv.state_dict())
+                module.conv = conv.train(module.training)
+        return merged
+
+    def adapt_state_dict(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Weights of a network with or without merged branches, in the form of this one."""
+        adapted = dict(weights)
+        for name, module in self.named_modules():
+            if isinstance(module, RepDepthwiseConv):
+                module.adapt(adapted, f'{name}.')
+        return adapted
