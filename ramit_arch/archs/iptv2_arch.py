@@ -128,10 +128,11 @@ class RepDepthwiseConv(nn.Module):
         return (weights['merged.weight'], weights['merged.bias']) if self.merged else merge_branches(weights)
 
     def adapt(self, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Bring weights of the other form into the form of this module, in place."""
+        """Bring complete weights of the other form into the form of this module, in place."""
         prefix = f'{prefix}convs.'
         given = {name[len(prefix) :]: weights[name] for name in list(weights) if name.startswith(prefix)}
-        if self.merged == ('merged.weight' in given):
+        other = self.BRANCHES if self.merged else ('merged',)
+        if given.keys() != {f'{name}.{kind}' for name in other for kind in ('weight', 'bias')}:
             return
         for name in given:
             del weights[prefix + name]
