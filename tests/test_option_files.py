@@ -17,11 +17,12 @@ from ramit_arch.data.progression import read_progression
 from ramit_arch.evaluation.complexity import complexity
 from ramit_arch.evaluation.protocols import PROTOCOLS
 from ramit_arch.evaluation.tables import Table, paper_tables
-from ramit_arch.options import ablations
+from ramit_arch.options import rows
 
 ABLATIONS = ROOT / 'options' / 'ablations.yml'
-ROWS = ablations.rows(options.read(ABLATIONS))
-FILES = sorted(file for file in (ROOT / 'options').glob('*.yml') if file != ABLATIONS)
+RELATIVES = [ROOT / 'options' / 'relatives.yml', ROOT / 'options' / 'relatives_tiny.yml']
+ROWS = rows.rows(options.read(ABLATIONS))
+FILES = sorted(file for file in (ROOT / 'options').glob('*.yml') if file not in (ABLATIONS, *RELATIVES))
 TRAIN = [file for file in FILES if not file.name.startswith('test_')]
 TEST = [file for file in FILES if file.name.startswith('test_')]
 PACKAGED = [file for file in TRAIN if 'RAMiT-tiny' in file.name]  # of the packaged networks, which tests take by -m
@@ -98,7 +99,7 @@ def test_training_and_test_file_describe_the_same_network(file: Path) -> None:
 
 @pytest.mark.parametrize('name', ROWS)
 def test_row_changes_only_what_it_says_and_restores_with_its_own_network(name: str) -> None:
-    task, variant, section = ROWS[name]
+    _, variant, task, section, _ = ROWS[name]
     training, testing = (options.load(f'{ABLATIONS}::{name}', testing) for testing in (False, True))
     base = options.load(ROOT / 'options' / f'train_RAMiT_{task}.yml')
     assert training['name'] == testing['name'] == name
@@ -211,9 +212,12 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp('generated')
 
 
-def shrink(opt: dict) -> None:
+TINY = {'dim': 16, 'depths': [1, 1, 1, 2], 'window_size': 2, 'expand_groups': 1, 'mixer_expand_groups': 1}
+
+
+def shrink(opt: dict, network: dict) -> None:
     """Two iterations with a network, patches and batches of a size that suits a test; the kind of everything stays."""
-    opt['network_g'].update(dim=16, depths=[1, 1, 1, 2], window_size=2, expand_groups=1, mixer_expand_groups=1)
+    opt['network_g'].update(network)
     opt['num_gpu'] = 0
     train = opt['datasets']['train']
     train.update(num_worker_per_gpu=0, persistent_workers=False, repeat=1.5)
@@ -251,9 +255,9 @@ def replace_data(section: dict, folder: Path, scale: int) -> None:
             root['dataroot_lq'] = str(place / f'lq{suffix}')
 
 
-def run_training(file: Path | str, generated: Path, folder: Path) -> dict:
+def run_training(file: Path | str, generated: Path, folder: Path, network: dict = TINY) -> dict:
     opt = options.load(file)
-    shrink(opt)
+    shrink(opt, network)
     for section in opt['datasets'].values():
         replace_data(section, generated, opt['scale'])
     if opt['path'].get('pretrain_network_g'):  # the x2 network the warm start needs
@@ -277,6 +281,36 @@ def test_file_trains_two_iterations_validates_and_its_test_file_tests(
         run_test(file.with_name('test_' + file.name.removeprefix('train_')), trained['network_g'], generated, tmp_path)
 
 
+@pytest.mark.parametrize('file', RELATIVES, ids=[file.stem for file in RELATIVES])
+def test_networks_in_place_of_ramit_keep_all_but_its_architecture(file: Path) -> None:
+    for name, row in rows.rows(options.read(file)).items():
+        training, base = (
+            options.load(f'{file}::{name}'),
+            options.load(rows.base_of(file, options.read(file), name, False)),
+        )
+        assert name == training['name'] == f'{row.variant}_{row.task}'
+        changed = {key for key in training if training[key] != base[key]}
+        assert changed == {'name', 'network_g'} | ({'path'} if training['path'] else set())
+        network = training['network_g']
+        assert {key: network[key] for key in network if key not in row.section['network_g']} == {
+            key: value for key, value in base['network_g'].items() if key in rows.OF_TASK
+        }
+        if row.task in ('SRx3', 'SRx4'):
+            assert training['path']['pretrain_network_g'].startswith(f'experiments/{row.variant}_SRx2/')
+        assert not checks.find_problems(training, training=True)
+
+
+def test_network_in_place_of_ramit_trains_and_is_tested(generated: Path, tmp_path: Path) -> None:
+    row = f'{RELATIVES[0]}::LAformer_DR'
+    trained = run_training(row, generated, tmp_path, {'dim': 8, 'depth': 1})
+    run_test(row, trained['network_g'], generated, tmp_path)
+
+
+def test_row_without_a_test_file_is_tested_by_another(tmp_path: Path) -> None:
+    result = call_basicsr('test', '-opt', f'{RELATIVES[1]}::IPTV2-tiny_SRx2', cwd=tmp_path)
+    assert 'IPTV2-tiny_SRx2 has no test_RAMiT-tiny_SRx2.yml; test it by another file' in result.stderr
+
+
 def test_errors_in_a_row_name_the_file_of_its_task_and_verb(tmp_path: Path) -> None:
     for verb, kind in [('train', 'train'), ('test', 'test')]:
         row = f'{ABLATIONS}::RAMiT_CDN_gelu'
@@ -289,7 +323,7 @@ def test_a_malformed_ablation_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / 'mine.yml').write_text('ablations: {wide: {tasks: SRx2, network_g: {dim: 96}}}\n')
     text = call_basicsr('options', 'mine.yml', cwd=tmp_path).stderr
     assert text == (
-        'error: ablation file: experiment is missing; ablations.wide.source is missing; '
+        'error: file of rows: experiment is missing; ablations.wide.source is missing; '
         "ablations.wide.tasks is 'SRx2'; it must be a list of texts\n"
     )
 

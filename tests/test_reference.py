@@ -13,6 +13,7 @@ from test_checks import FOREIGN, put
 
 from ramit_arch import options
 from ramit_arch.cli import reference
+from ramit_arch.options import rows
 
 FILES = sorted((ROOT / 'options').rglob('*.yml'))
 
@@ -40,7 +41,10 @@ def validate() -> Callable[[dict], dict]:
 @pytest.mark.parametrize('file', FILES, ids=[file.stem for file in FILES])
 def test_editors_take_our_option_files(file: Path, validate: Callable[[dict], dict]) -> None:
     validate(options.read(file))
-    validate(options.load(f'{file}::RAMiT_CDN_gelu' if file.stem == 'ablations' else file))
+    content = options.read(file)
+    names = rows.rows(content) if rows.has_rows(content) else None
+    for name in names or [None]:
+        validate(options.load(f'{file}::{name}' if name else file))
 
 
 def test_editors_take_files_of_other_networks_and_keys_without_a_value(validate: Callable[[dict], dict]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ramit_arch import options
 from ramit_arch.cli.pipeline import resolve
-from ramit_arch.options import ablations, packaged
+from ramit_arch.options import packaged, rows
 
 
 def run(args: argparse.Namespace) -> None:
@@ -20,11 +20,11 @@ def run(args: argparse.Namespace) -> None:
         return
     file = Path(args.opt.partition('::')[0])
     content = options.read(file)
-    if 'ablations' in content and '::' not in args.opt:
-        print(ablations.listing(content))
+    if rows.has_rows(content) and '::' not in args.opt:
+        print(rows.listing(content))
         return
     opt = resolve(args, args.opt)
     if opt == content:
         print(file.read_text(encoding='utf-8'), end='')  # with its comments
     else:
-        print(('' if 'ablations' in content else packaged.head(file)) + options.dump(opt), end='')
+        print(('' if rows.has_rows(content) else packaged.head(file)) + options.dump(opt), end='')

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ramit_arch.errors import UserError, suggestion
-from ramit_arch.options import ablations, packaged
+from ramit_arch.options import packaged, rows
 
 FLOAT_AS_TEXT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+')  # YAML 1.1 wants a dot: 1.0e-4
 KEEP_NULLS = ('pixel_opt', 'perceptual_opt', 'metrics')
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 def load(file: str | Path, testing: bool = False) -> dict[str, Any]:
     """Read an option file as plain data, on top of the file that its key `base` names, if any.
 
-    FILE::ROW is a row of an ablation file, which becomes the options of a training, or with `testing` of its test.
+    FILE::ROW is a row of a file of rows, which becomes the options of a training, or with `testing` of its test.
 
     `base` is a path relative to the file, or the name of a packaged option file. Sections are merged key by key, unless
     they name another `type` than the base's; any other value, a list too, replaces that of the base, and a null removes
@@ -45,14 +45,14 @@ def load(file: str | Path, testing: bool = False) -> dict[str, Any]:
     Raises:
         UserError: a file is missing, is not YAML, repeats a key, holds tags that would run code, or is its own base.
     """
-    path, separator, row = str(file).partition(ablations.SEPARATOR)
+    path, separator, row = str(file).partition(rows.SEPARATOR)
     opt = _load(Path(path), ())
-    if 'ablations' not in opt and not separator:
+    if not rows.has_rows(opt) and not separator:
         return opt
-    if 'ablations' not in opt:
+    if not rows.has_rows(opt):
         raise UserError(f'{path} has no rows; give the file alone, without {separator}{row}')
-    base = ablations.base_of(Path(path), opt, row, testing)
-    return ablations.apply(_load(base, ()), opt, row, testing)
+    base = rows.base_of(Path(path), opt, row, testing)
+    return rows.apply(_load(base, ()), opt, row, testing)
 
 
 def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from ramit_arch.errors import UserError, counted
-from ramit_arch.options import ablations, base_file, read
+from ramit_arch.options import base_file, read, rows
 from ramit_arch.options.section import KeyPath, Problem
 
 MERGE = 'tag:yaml.org,2002:merge'  # <<, which takes the keys of another section
@@ -21,7 +21,7 @@ def raise_problems(problems: Iterable[Problem], file: str, assignments: list[str
         problems: what is wrong, if anything.
         file: the option file.
         assignments: those of `--force_yml`.
-        testing: whether a row of an ablation file is for a test.
+        testing: whether a row is for a test.
 
     Raises:
         UserError: there are problems.
@@ -40,9 +40,9 @@ def raise_problems(problems: Iterable[Problem], file: str, assignments: list[str
 def find_lines(name: str | Path, assignments: Iterable[str] = (), testing: bool = False) -> dict[KeyPath, str]:
     """`file:line` of every value of an option file that can be loaded, and of its bases; of the file itself at ().
 
-    Of a row of an ablation file all is in the base but what the row changes.
+    Of a row all is in the base but what the row changes.
     """
-    path, _, row = str(name).partition(ablations.SEPARATOR)
+    path, _, row = str(name).partition(rows.SEPARATOR)
     file = Path(path)
     root = yaml.compose(file.read_text(encoding='utf-8'), yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
@@ -54,9 +54,9 @@ def find_lines(name: str | Path, assignments: Iterable[str] = (), testing: bool 
     _walk(root, (), str(file), lines)
     if row:
         content = read(file)
-        at = ('ablations', ablations.rows(content)[row][1])
+        at = rows.rows(content)[row][:2]
         changed = {key[len(at) :]: line for key, line in lines.items() if key[: len(at)] == at}
-        lines = {**find_lines(ablations.base_of(file, content, row, testing)), **changed}
+        lines = {**find_lines(rows.base_of(file, content, row, testing)), **changed}
     for assignment in assignments:
         place: KeyPath = tuple(assignment.partition('=')[0].strip().split(':'))
         lines = {p: line for p, line in lines.items() if p[: len(place)] != place}
