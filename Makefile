@@ -53,6 +53,7 @@ reference: setup
 # One after the other, as each needs all cores; nothing else should run meanwhile.
 bench: setup
 	$(BIN)/python benchmarks/network.py --operators
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/preparing.py

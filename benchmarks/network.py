@@ -27,7 +27,6 @@ from ramit_arch.models.compute import read_compute
 from ramit_arch.models.options import Validation
 
 SIZE = (256, 256) if DEVICE.type == 'cpu' else (OUTPUT_SIZE[0] // 2, OUTPUT_SIZE[1] // 2)
-GROWTH = (64, 128, 256, 512, 1024)
 
 
 def in_bf16(network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
@@ -81,16 +80,6 @@ def report_operators(report: Report, network: RAMiT, image: Tensor, rounds: int)
     report.table('operator', ['share of the time', 'calls'], rows, {name: value / total for name, value in top})
 
 
-def report_growth(report: Report, network: RAMiT, rounds: int) -> None:
-    images = {f'{side}x{side}': torch.rand(1, 3, side, side, device=DEVICE) for side in GROWTH}
-    timings = interleaved(rounds, {name: lambda image=image: network(image) for name, image in images.items()})
-    each = {name: timings[name].median / image[0, 0].numel() for name, image in images.items()}
-    first = each[f'{GROWTH[0]}x{GROWTH[0]}']
-    rows = [[name, str(timings[name]), f'{each[name] * 1e6:.2f}', f'{each[name] / first:.2f}'] for name in images]
-    header = ['median (least to most)', 'us a pixel', f'{GROWTH[0]}x{GROWTH[0]} = 1']
-    report.table('growth of LQ', header, rows, {name: timing.seconds for name, timing in timings.items()})
-
-
 def report_share(report: Report, network: RAMiT, forward: Timing, rates: dict[str, float]) -> None:
     pixels = SIZE[0] * SIZE[1]
     per_pixel = complexity(network, 3, 2).mult_adds / (OUTPUT_SIZE[0] // 2 * (OUTPUT_SIZE[1] // 2))
@@ -128,7 +117,6 @@ def main() -> None:
         title = f'forward x2, LQ {SIZE[1]}x{SIZE[0]}'
         report.timings(title, timings, 'RAMiT', ('images/s', 1.0))
         report_share(report, ours, timings['RAMiT'], peaks(5 * args.rounds))
-        report_growth(report, ours, args.rounds)
         if args.operators:
             report_operators(report, ours, image, args.rounds)
 
