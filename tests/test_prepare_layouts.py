@@ -80,7 +80,7 @@ def test_cropped_ground_truth_is_made_again_of_another_release(tmp_path: Path) -
     prepared('ITS', tmp_path)
     put(tmp_path / 'raw/ITS/hazy', '1_1_0.90179.png', size=(44, 52), seed=10)
     text = run('ITS', '--from', 'raw', '--to', 'data', '--any_count', cwd=tmp_path)[1]
-    assert 'exists already, but not of these files' in text
+    assert 'HQ.lmdb: exists already, but not of these files' in text
 
 
 def test_blocks_of_a_matlab_file_keep_their_pixels(tmp_path: Path) -> None:
