@@ -88,7 +88,7 @@ TASK = 'for raw checkpoints of scale 1, which do not say what they restore'
 OPTION_FILE = 'option file (YAML), or the name of one that comes with the package'
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 CPU_LIMIT = Path('/sys/fs/cgroup/cpu.max')
-TASKS = ['SR', 'CDN', 'GDN', 'LLE', 'DR']
+TASKS = ['SR', 'CDN', 'GDN', 'LLE', 'DR', 'DB', 'DH', 'RDN']
 DATA_VERBS = {
     'prepare': 'prepare',
     'verify': 'verify',
@@ -377,10 +377,10 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
         nargs=3,
         type=int,
         metavar=('SIZE', 'STEP', 'THRESHOLD'),
-        help="cut images into sub-images, in ground truth pixels; BasicSR's crop_size, step and thresh_size",
+        help="cut (training) images into sub-images, in ground truth pixels; BasicSR's crop_size, step and thresh_size",
     )
     prepare.add_argument('--convert', action='store_true', help='convert 16-bit, palette, alpha and CMYK images')
-    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than the paper has')
+    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than was published')
     prepare.add_argument('--dry_run', action='store_true', help='report what would be written, write nothing')
     verify.add_argument('root', nargs='?', metavar='DIR', help='where `prepare` wrote the datasets')
     verify.add_argument(

@@ -16,7 +16,7 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from helpers import ROOT, photograph, write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
-from preparing import archive, contents, put, refused, run
+from preparing import SPECIAL, archive, contents, put, refused, run
 
 from ramit_arch.data.stores import LmdbStore, RawStore, open_store
 from ramit_arch.preparation import workers, writers
@@ -30,13 +30,15 @@ PARTS = [(entry, part) for entry in data_sets() for part in entry.parts]
 # ------------------------------------------------------------------------------------ the paper's datasets
 
 
-def test_counts_are_the_papers() -> None:
+def test_counts_are_the_published_ones() -> None:
     counts = {part.to: part.count for _, part in PARTS}
     assert counts == {
         'DIV2K': 800, 'Flickr2K': 2650, 'BSD500': 400, 'WED': 4744, 'LOL/train': 485, 'LOL/test': 15,
         'VE-LOL/train': 1300, 'VE-LOL-cap': 100, 'Rain13K': 13711, 'Set5': 5, 'Set14': 14, 'BSD100': 100,
         'Urban100': 100, 'Manga109': 109, 'CBSD68': 68, 'Kodak24': 24, 'McMaster': 18, 'Set12': 12, 'BSD68': 68,
         'Test100': 100, 'Rain100H': 100,
+        'Rain100L': 100, 'Test1200': 1200, 'Test2800': 2800, 'GoPro/train': 2103, 'GoPro/test': 1111, 'HIDE': 2025,
+        'ITS': 13990, 'SOTS-indoor': 500, 'SOTS-outdoor': 500, 'SIDD/train': 320, 'SIDD/test': 1280,
     }  # fmt: skip
 
 
@@ -53,12 +55,14 @@ def test_every_store_that_an_option_file_names_is_made_and_no_other() -> None:
     }  # fmt: skip
     made = {
         f'datasets/{part.to}/{store}{".lmdb" if part.use == "train" else ""}'
-        for _, part in PARTS for store in part.stores
+        for _, part in PARTS for store in part.stores if part.to not in ('Rain100L', 'Test1200', 'Test2800')
     }  # fmt: skip
     assert named == made
 
 
-@pytest.mark.parametrize('entry', data_sets(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    'entry', [entry for entry in data_sets() if entry.name not in SPECIAL], ids=lambda entry: entry.name
+)
 def test_every_published_layout_is_found_and_written_as_the_option_files_expect(entry: DataSet, tmp_path: Path) -> None:
     archive(entry, tmp_path / 'my downloads' / 'entpackt äöü')
     code, text = run(

@@ -22,15 +22,15 @@ NETWORK = {**TINY_NETWORK, 'upscale': 1}
 
 @pytest.mark.parametrize(('protocol', 'scale', 'border', 'luma'), [
     ('SR', 3, 3, True), ('SR', 4, 4, True), ('CDN', 1, 0, False), ('GDN', 1, 0, False), ('LLE', 1, 0, False),
-    ('DR', 1, 0, True),
+    ('DR', 1, 0, True), ('DB', 1, 0, False), ('DH', 1, 0, False), ('RDN', 1, 0, False),
 ])  # fmt: skip
-def test_channel_and_border_are_those_of_the_paper(protocol: str, scale: int, border: int, luma: bool) -> None:
+def test_channel_and_border_are_those_of_the_task(protocol: str, scale: int, border: int, luma: bool) -> None:
     metrics = standard_metrics(protocol, scale)
     settings = {'crop_border': border, 'test_y_channel': luma}
     assert metrics == {name: {'type': f'calculate_{name}', **settings} for name in ('psnr', 'ssim')}
 
 
-def test_sets_and_their_sizes_are_those_of_the_paper() -> None:
+def test_sets_and_their_sizes_are_the_published_ones() -> None:
     sets = {name: dict(protocol.sets) for name, protocol in PROTOCOLS.items()}
     assert sets == {
         'SR': {'Set5': 5, 'Set14': 14, 'BSD100': 100, 'Urban100': 100, 'Manga109': 109},
@@ -38,6 +38,9 @@ def test_sets_and_their_sizes_are_those_of_the_paper() -> None:
         'GDN': {'Set12': 12, 'BSD68': 68, 'Urban100': 100},
         'LLE': {'LOL': 15, 'VE-LOL-cap': 100},
         'DR': {'Test100': 100, 'Rain100H': 100},
+        'DB': {'GoPro': 1111, 'HIDE': 2025},
+        'DH': {'SOTS-indoor': 500, 'SOTS-outdoor': 500},
+        'RDN': {'SIDD': 1280},
     }
     assert [PROTOCOLS[name].sigmas for name in ('CDN', 'GDN')] == [(15, 25, 50)] * 2
 
@@ -62,6 +65,8 @@ def section(kind: str = 'PairedRestorationDataset', **keys: object) -> dict:
      'val.metrics.ssim.crop_border is 4, but protocol CDN has 0'),
     ({'val': {'protocol': 'SR'}}, 'val.protocol SR is super-resolution, which does not go with scale 1'),
     ({'scale': 2, 'val': {'protocol': 'LLE'}}, 'does not go with scale 2'),
+    ({'scale': 2, 'val': {'protocol': 'DH'}}, 'val.protocol DH is dehazing, which does not go with scale 2'),
+    ({'val': {'protocol': 'RDN'}, 'datasets': {'val': section('GaussianDenoisingDataset')}}, 'RDN is real denoising'),
     ({'val': {'protocol': 'GDN'}, 'datasets': {'test_1': section('GaussianDenoisingDataset')}},
      'datasets.test_1.color is rgb; val.protocol GDN scores gray images'),
     ({'val': {'protocol': 'CDN'}, 'datasets': {'val': section('GaussianDenoisingDataset', color='gray')}},

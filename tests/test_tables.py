@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -305,3 +306,13 @@ def test_scores_without_a_place_in_the_papers_tables_are_listed_plainly(tmp_path
     ]
     result = call_basicsr('table', 'results/own', '--format', 'csv', cwd=tmp_path)
     assert result.stdout.startswith('experiment,set,images,scale,compared,PSNR,SSIM\nmine,Set5,')
+
+
+def test_scores_of_a_task_beyond_the_paper_are_listed_plainly(tmp_path: Path) -> None:
+    write_scores(tmp_path / 'results', 'RAMiT_RDN', {'SIDD': 39.5}, images=['0000_00'])
+    assert not read_results([tmp_path / 'results'])
+    for arguments in ((), ('--format', 'csv')):
+        result = call_basicsr('table', 'results', *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert 'Tab.' not in result.stdout
+        assert re.search(r'RAMiT_RDN[ ,]+SIDD[ ,]+1[ ,]+x1[ ,]+39.5', result.stdout)

@@ -1,4 +1,14 @@
-"""How each task is scored (paper, Sec. 4.1 and Appendix B), said once; option files name it by `val.protocol`.
+"""How each task is scored, said once; option files name it by `val.protocol`.
+
+`PAPER` are the tasks of the paper (Sec. 4.1 and Appendix B). `FURTHER` are tasks of its relatives, scored as is usual
+for them: PSNR and SSIM of RGB images, no border.
+- DB: GoPro (Nah et al., CVPR 2017) and HIDE (Shen et al., ICCV 2019), as MPRNet (CVPR 2021), Restormer and NAFNet.
+- DH: SOTS (Li et al., TIP 2019), as FFA-Net (AAAI 2020). DehazeFormer (TIP 2023) takes SSIM of reduced images: its SSIM
+  does not compare.
+- RDN: the 1,280 validation blocks of SIDD (Abdelhamed et al., CVPR 2018), as MPRNet, Restormer and NAFNet: the average
+  over blocks.
+SSIM is BasicSR's, the average over the channels; those of MPRNet and Restormer (MATLAB's on the RGB array) and of
+NAFNet (a three-dimensional window) differ.
 
 Common to all: the output is clamped to [0, 1] and rounded to 8 bits, PSNR and SSIM compare it with the 8-bit target,
 and the network pads its input symmetrically at the right and bottom and crops its output back.
@@ -21,7 +31,7 @@ class Protocol:
     Attributes:
         task: in words.
         channel: Y (of YCbCr), RGB or gray.
-        sets: the paper's test sets and their numbers of images.
+        sets: the test sets and their numbers of images.
         crops_scale: whether a border of `scale` pixels is left out in super-resolution.
         sigmas: levels of the noise that is added to clean images, in units of [0, 255]; empty where LQ images exist.
     """
@@ -39,7 +49,7 @@ class Protocol:
         return {name: {'type': f'calculate_{name}', **settings} for name in ('psnr', 'ssim')}
 
 
-PROTOCOLS = {
+PAPER = {
     'SR': Protocol(
         'super-resolution',
         'Y',
@@ -53,6 +63,12 @@ PROTOCOLS = {
     'LLE': Protocol('low-light enhancement', 'RGB', {'LOL': 15, 'VE-LOL-cap': 100}),
     'DR': Protocol('deraining', 'Y', {'Test100': 100, 'Rain100H': 100}),
 }
+FURTHER = {
+    'DB': Protocol('motion deblurring', 'RGB', {'GoPro': 1111, 'HIDE': 2025}),
+    'DH': Protocol('dehazing', 'RGB', {'SOTS-indoor': 500, 'SOTS-outdoor': 500}),
+    'RDN': Protocol('real denoising', 'RGB', {'SIDD': 1280}),
+}
+PROTOCOLS = {**PAPER, **FURTHER}
 NEUTRAL = {  # for what the paper does not restore: any images, scale and degradation
     'RGB': Protocol('restoration of any kind', 'RGB', {}, crops_scale=True),
     'Y': Protocol('restoration of any kind', 'Y', {}, crops_scale=True),
@@ -61,7 +77,7 @@ ALL = {**PROTOCOLS, **NEUTRAL}
 
 
 def task_of(protocol: Any) -> str | None:
-    """The paper's task that a protocol scores; None for a neutral one."""
+    """The task that a protocol scores; None for a neutral one."""
     return protocol if isinstance(protocol, str) and protocol in PROTOCOLS else None
 
 

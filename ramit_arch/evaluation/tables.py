@@ -23,7 +23,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.complexity import complexity
-from ramit_arch.evaluation.protocols import NEUTRAL, PROTOCOLS
+from ramit_arch.evaluation.protocols import FURTHER, NEUTRAL, PAPER
 from ramit_arch.evaluation.text import aligned, markdown
 
 AVERAGE = 'average'
@@ -121,8 +121,8 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
     """
     grouped: dict[tuple, Result] = {}
     for file, content in _score_files(paths):
-        if content.get('protocol') in (None, *NEUTRAL):
-            continue  # scored by metrics of its own: not comparable with the paper
+        if content.get('protocol') in (None, *NEUTRAL, *FURTHER):
+            continue  # not comparable with the paper
         try:
             _add(content, grouped)
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # written by hand or by another version
@@ -155,7 +155,7 @@ def other_scores(paths: Iterable[Path], shown: Iterable[Table]) -> list[list[str
 
 
 def _add(content: dict[str, Any], grouped: dict[tuple, Result]) -> None:
-    experiment, protocol = str(content['name']), PROTOCOLS[content['protocol']]
+    experiment, protocol = str(content['name']), PAPER[content['protocol']]
     standard = protocol.metrics(content['scale'])
     if any(content['metrics'][metric] != settings for metric, settings in standard.items()):
         raise UserError(f'its metrics are not those of protocol {content["protocol"]}')
@@ -228,7 +228,7 @@ def add_results(table: Table, results: list[Result]) -> Table | None:
 def _averaged(table: Table) -> list[str]:
     """The sets that the table's average is over."""
     own = [name for name in table.sets if name != AVERAGE]
-    return own or list(PROTOCOLS[table.task].sets)
+    return own or list(PAPER[table.task].sets)
 
 
 def _columns(table: Table, result: Result) -> dict[str, Score]:
@@ -303,7 +303,7 @@ def _optional(value: float | None, form: str) -> str:
 
 
 def _title(table: Table) -> str:
-    protocol = PROTOCOLS[table.task]
+    protocol = PAPER[table.task]
     border = f', border of {table.scale} cropped' if protocol.crops_scale else ''
     channel = {'Y': 'Y channel', 'RGB': 'RGB channels', 'gray': 'gray images'}[protocol.channel]
     return f'Tab. {table.number}: {table.title} (PSNR in dB / SSIM, {channel}{border})'

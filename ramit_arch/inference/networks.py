@@ -32,7 +32,7 @@ class Loaded:
         network: on the CPU, in evaluation mode.
         network_g: its `type` and arguments, as in an option file.
         scale: factor of super-resolution, 1 for all other tasks.
-        task: SR, CDN, GDN, LLE or DR if it is one of the paper's, else None.
+        task: one of `PROTOCOLS` (SR, CDN, ...), or None.
         color: rgb or gray, or None where only the network's `in_chans` may tell.
         size_multiple: of which its images' sides must be, if it does not pad them itself.
     """

@@ -158,9 +158,9 @@ class Validation(ComputeOptions, basicsr.Validation):
 
     metrics: dict[str, Metric] | None = None  # type: ignore[assignment]
     """Registered metrics with their arguments, by the name they get in score files."""
-    protocol: Literal['SR', 'CDN', 'GDN', 'LLE', 'DR', 'RGB', 'Y'] | None = None
-    """Metrics of a task as the paper computes them, or of RGB (or gray) or Y for anything else; `metrics` may add
-    others."""
+    protocol: Literal['SR', 'CDN', 'GDN', 'LLE', 'DR', 'DB', 'DH', 'RDN', 'RGB', 'Y'] | None = None
+    """Metrics of a task as the paper computes them (SR to DR) or as is usual (DB motion deblurring, DH dehazing, RDN
+    real denoising), or of RGB (or gray) or Y for anything else; `metrics` may add others."""
     size_multiple: Count = 1
     """Pad images to multiples of this and crop the outputs; for networks that need it (SwinIR: its window size, 8)."""
 

@@ -1,4 +1,4 @@
-"""The paper's datasets as `datasets.yml` describes them, and where their images lie in an unpacked archive."""
+"""The published datasets as `datasets.yml` describes them, and where their images lie in an unpacked archive."""
 
 from __future__ import annotations
 
@@ -6,32 +6,54 @@ import functools
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from ramit_arch.data.stores import SUFFIXES
 from ramit_arch.errors import UserError, check_keys, suggestion
+from ramit_arch.preparation.blocks import block_paths, is_block_file
 
 MAX_DEPTH = 8  # folders below --from
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of clean images, with or without the folder of their low-quality partners, in an archive."""
+    """A folder of clean images, with or without the folder of their low-quality partners, in an archive; its fields are
+    explained in datasets.yml."""
 
     hq: str
     lq: str | None = None
+    hq_files: str = '*'
+    lq_files: str = '*'
     prefix: str = ''
     strip: str = ''
     strip_lq: str = ''  # cut off low-quality names besides
+    shared: str = ''
+    more_hq: bool = False
+    dot: str = '.'
+    border: int = 0
 
     def key(self, file: Path, low: bool = False) -> str:
         """The name that an image gets, by which its partner is found."""
         stem = re.sub(self.strip_lq, '', file.stem) if low else file.stem
-        return self.prefix + re.sub(self.strip, '', stem)
+        return self.prefix + re.sub(self.strip, '', stem).replace('.', self.dot)
+
+    def owner(self, file: Path) -> str:
+        """The name of the clean image that a low-quality one belongs to."""
+        return re.sub(self.shared, '', self.key(file, low=True))
+
+    @property
+    def named_by_lq(self) -> bool:
+        """Whether low-quality images, and not clean ones, say which pairs there are."""
+        return bool(self.shared) or self.more_hq
+
+    def files(self, folder: Path, low: bool = False) -> list[Path]:
+        """The images of one of its folders."""
+        return image_files(folder, self.lq_files if low else self.hq_files)
 
 
 @dataclass(frozen=True)
@@ -119,11 +141,15 @@ def _part(entry: dict[str, Any]) -> Part:
     )
 
 
-def locate(part: Part, root: Path) -> list[tuple[Source, Path, Path | None]]:
-    """Find a part's folders below the root of an unpacked archive.
+class Located(NamedTuple):
+    """The folders of a part, each with its source; `lq` is empty where there are only clean images."""
 
-    Returns:
-        Each source with its folder of clean images and its folder of low-quality ones, if it has one.
+    hq: list[tuple[Source, Path]]
+    lq: list[tuple[Source, Path]]
+
+
+def locate(part: Part, root: Path) -> Located:
+    """Find a part's folders below the root of an unpacked archive.
 
     Raises:
         UserError: no layout is there, or a folder is there twice.
@@ -135,30 +161,38 @@ def locate(part: Part, root: Path) -> list[tuple[Source, Path, Path | None]]:
     folders = list(_image_folders(root))
     for layout in part.layouts:
         found = [
-            (source, _folder(folders, source.hq), _folder(folders, source.lq) if source.lq else None)
+            (_folders(folders, source, source.hq), _folders(folders, source, source.lq) if source.lq else None)
             for source in layout
         ]
-        if all(hq and (lq or not source.lq) for source, hq, lq in found):
-            return [(source, hq, lq) for source, hq, lq in found if hq]
+        if all(hq and lq != [] for hq, lq in found):
+            return Located([one for hq, _ in found for one in hq], [one for _, lq in found for one in lq or []])
     (only, *more) = part.layouts[0]
     if root in folders and not more and only.lq is None:
-        return [(only, root, None)]
+        return Located([(only, root)], [])
     layouts = [' and '.join(f for source in layout for f in (source.hq, source.lq) if f) for layout in part.layouts]
     looked = ', or '.join(dict.fromkeys(layouts))
     raise UserError(f'{root}: the folders of {part.to} are not below it, with images in them; looked for {looked}')
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The files of a folder that are images by their suffix, sorted; hidden ones are none."""
+def image_files(folder: Path, pattern: str = '*') -> list[Path]:
+    """The files of a folder that are images by their suffix and fit a pattern, sorted; hidden ones are none. Of a
+    MATLAB file its blocks."""
+    if is_block_file(folder):
+        return block_paths(folder)
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         raise UserError(f'{folder}: cannot be read ({error.strerror})') from error
-    return [folder / name for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.')]
+    return [
+        folder / name
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.') and _fits(name, pattern)
+    ]
 
 
 def _image_folders(root: Path) -> Iterator[Path]:
-    """The folder and all below it that hold image files, the nearest first; links are followed, each folder once."""
+    """The folder and all below it that hold image files, and MATLAB files, the nearest first; links are followed, each
+    folder once."""
     level, seen = [root], set()
     for _ in range(MAX_DEPTH):
         below = []
@@ -173,6 +207,7 @@ def _image_folders(root: Path) -> Iterator[Path]:
                 continue
             if any(Path(entry.name).suffix.lower() in SUFFIXES for entry in entries):
                 yield folder
+            yield from (folder / entry.name for entry in entries if is_block_file(Path(entry.path)))
             below += [folder / entry.name for entry in entries if _is_folder(entry)]
         level = below
 
@@ -184,15 +219,26 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _folder(folders: list[Path], wanted: str) -> Path | None:
-    """The folder whose path ends as wanted; raises UserError where two are equally near."""
-    parts = [part.lower() for part in Path(wanted).parts]
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name.lower(), pattern.lower())
 
-    def ends(path: Path) -> bool:
-        return [part.lower() for part in path.parts[-len(parts) :]] == parts
 
-    # As it is reached, perhaps through links, or as it really is called.
-    found = [folder for folder in folders if ends(folder.absolute()) or ends(folder.resolve())]
-    if len(found) > 1 and len(found[0].parts) == len(found[1].parts):
-        raise UserError(f'{found[0]} and {found[1]} could both be {wanted}; give the folder of one as --from')
-    return found[0] if found else None
+def _folders(folders: list[Path], source: Source, wanted: str) -> list[tuple[Source, Path]]:
+    """The folders whose paths end as wanted, of which only * finds several, each with a source whose prefix has the
+    name there for its *; raises UserError where they may be below either of two folders."""
+    patterns = Path(wanted).parts
+    found: dict[Path, list[tuple[Source, Path]]] = {}
+    for folder in folders:
+        for path in dict.fromkeys((folder.absolute(), folder.resolve())):  # as reached through links, and as called
+            names = path.parts[-len(patterns) :]
+            if len(names) == len(patterns) and all(map(_fits, names, patterns)):
+                star = names[patterns.index('*')] if '*' in patterns else ''
+                one = replace(source, prefix=source.prefix.replace('*', star))
+                found.setdefault(path.parents[len(patterns) - 1], []).append((one, folder))
+                break
+    nearest, *others = found.values() or [[]]
+    if others and len(nearest[0][1].parts) == len(others[0][0][1].parts):
+        raise UserError(
+            f'{nearest[0][1]} and {others[0][0][1]} could both be {wanted}; give the folder of one as --from'
+        )
+    return nearest

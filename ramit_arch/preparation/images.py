@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from ramit_arch.data.pixels import decode
 from ramit_arch.errors import UserError
 from ramit_arch.inference.pictures import ORIENTATION, exif_tags, orient
+from ramit_arch.preparation.blocks import block_shape, is_block
 
 PNG, JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
 _KINDS = {0: 'gray', 2: 'colour', 3: 'palette', 4: 'gray with alpha', 6: 'colour with alpha'}  # PNG's colour types
@@ -40,6 +41,8 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: no image, or a file that cannot be read.
     """
+    if is_block(path):
+        return Header(*block_shape(path), False, None)
     try:
         with path.open('rb') as file:
             start = file.read(33)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 import shutil
 from collections import defaultdict
@@ -15,7 +16,8 @@ from pathlib import Path
 from ramit_arch.data.pairs import find_renaming
 from ramit_arch.errors import UserError, counted
 from ramit_arch.evaluation.text import aligned
-from ramit_arch.preparation.catalogue import DataSet, Part, Source, image_files, locate
+from ramit_arch.preparation.blocks import is_block
+from ramit_arch.preparation.catalogue import DataSet, Located, Part, Source, image_files, locate
 from ramit_arch.preparation.images import Header, read_header
 from ramit_arch.preparation.workers import in_threads
 from ramit_arch.preparation.writers import WRITERS, Job, is_finished, written
@@ -57,9 +59,19 @@ class Options:
 @dataclass(frozen=True)
 class Image:
     file: Path
-    header: Header
+    header: Header  # after `border` is cut off
     bytes: int
     modified: int  # nanoseconds
+    border: int = 0
+
+    def less(self, border: int) -> Image:
+        """The image without so many pixels at every side."""
+        height, width = self.header.height - 2 * border, self.header.width - 2 * border
+        return replace(self, header=self.header._replace(height=height, width=width, fits=False), border=border)
+
+    def __str__(self) -> str:
+        cut = f' without {self.border} at every side' if self.border else ''
+        return f'{self.file.name} {self.bytes} {self.modified}{cut}'
 
 
 @dataclass(frozen=True)
@@ -143,9 +155,7 @@ class Plan:
         cut += f', middle {self.middle}' if self.middle else ''
         sources = {}
         for entry in self.entries:
-            image = store.image(entry)
-            source = f'{image.file.name} {image.bytes} {image.modified}'
-            sources.update(dict.fromkeys(self.names(store, entry), source))
+            sources.update(dict.fromkeys(self.names(store, entry), str(store.image(entry))))
         return Job(f'{store.kind} x{store.scale}{cut}', sources)
 
     def bytes(self, store: Store) -> int:
@@ -182,7 +192,8 @@ def plan(entry: DataSet, source: Path, target: Path, options: Options) -> list[P
     for part in entry.parts:
         stores = _stores(part, _scales(part, options), target, options)
         entries, found = _entries(part, locate(part, source), options)
-        plans.append(Plan(part, entries, stores, options.cut))
+        trains = part.use == 'train' or all(other.use == 'test' for other in entry.parts)
+        plans.append(Plan(part, entries, stores, options.cut if trains else None))
         problems += found
     if not problems:
         problems = [problem for one in plans for problem in _misfits(one)]
@@ -213,7 +224,7 @@ def plan_own(hq: Path, lq: Path | None, target: Path, options: Options) -> list[
             Store(store.target.with_name(f'LRx{scale}{store.target.suffix}'), store.format, 'lq', scale)
             for store in stores
         ]  # fmt: skip
-    entries, problems = _entries(part, [(source, hq, lq)], options)
+    entries, problems = _entries(part, Located([(source, hq)], [(source, lq)] if lq else []), options)
     one = Plan(part, entries, stores, options.cut)
     if options.skip:
         misfits = {entry.key: list(_misfits(replace(one, entries=[entry]))) for entry in entries}
@@ -296,31 +307,37 @@ def _stores(part: Part, scales: tuple[int, ...], target: Path, options: Options)
     ]
 
 
-def _entries(
-    part: Part, folders: list[tuple[Source, Path, Path | None]], options: Options
-) -> tuple[list[Entry], list[str]]:
+def _entries(part: Part, located: Located, options: Options) -> tuple[list[Entry], list[str]]:
     """All images of a part, and what is wrong with them."""
-    where = ' and '.join(str(hq) for _, hq, _ in folders)
-    hq, problems = _named([(source.key(file), file) for source, folder, _ in folders for file in image_files(folder)])
-    lq, more = _named(
-        [(source.key(file, True), file) for source, _, folder in folders if folder for file in image_files(folder)]
-    )
+    low = [(source, file) for source, folder in located.lq for file in source.files(folder, low=True)]
+    hq, problems = _named([(source.key(file), file) for source, folder in located.hq for file in source.files(folder)])
+    lq, more = _named([(source.key(file, True), file) for source, file in low])
     problems += more
-    renaming = find_renaming(hq, lq) if part.lq is not None and hq.keys() != lq.keys() else None
+    named_by_lq = any(source.named_by_lq for source, _ in located.lq)
+    folders = [folder for _, folder in (located.lq if named_by_lq else located.hq)]
+    where = ' and '.join(map(str, folders)) if len(folders) < 3 else f'{os.path.commonpath(folders)}/*'
+    if named_by_lq:
+        owners = {source.key(file, True).lower(): source.owner(file).lower() for source, file in low}
+        if not any(source.more_hq for source, _ in located.lq):
+            problems += [f'{hq[key][1]}: no LQ image for it' for key in sorted(hq.keys() - owners.values())]
+        count, hq = len(lq), {key: (lq[key][0], hq[owner][1]) for key, owner in owners.items() if owner in hq}
+    else:
+        count = len(hq)
+    renaming = find_renaming(hq, lq) if part.lq is not None and not named_by_lq and hq.keys() != lq.keys() else None
     if renaming is not None:
         print(f'pairs by their names: {renaming.text}')
         lq = {name: lq[other] for name, other in renaming.names.items()}
-    if not hq:
+    if not count:
         problems.append(f'{where}: no images')
-    elif part.count not in (None, len(hq)) and not options.any_count:
+    elif part.count not in (None, count) and not options.any_count:
         problems.append(
-            f'{where}: {len(hq):,} images, but {part.to} has {part.count:,}{_missing(list(hq), part.count)}; '
+            f'{where}: {count:,} images, but {part.to} has {part.count:,}{_missing(list(hq), part.count)}; '
             'complete the folder, or take what is there by --any_count'
         )
     if part.lq is not None:
         problems += [f'{hq[key][1]}: no LQ image for it' for key in sorted(hq.keys() - lq.keys())]
         problems += [f'{lq[key][1]}: no ground truth image for it' for key in sorted(lq.keys() - hq.keys())]
-    files = [file for names in (hq, lq) for _, file in names.values()]
+    files = list(dict.fromkeys(file for names in (hq, lq) for _, file in names.values()))
     images: dict[Path, Image] = {}
     read = functools.partial(_image, convert=options.convert)
     for file, image in zip(files, in_threads(read, files, options.workers), strict=True):
@@ -336,11 +353,20 @@ def _entries(
         ]
     if problems and not options.skip:
         return [], problems
+    border = max(source.border for source, _ in located.hq)
     entries = [
-        Entry(name, images[file], images.get(lq[key][1]) if key in lq else None)
+        _entry(name, images[file], images.get(lq[key][1]) if key in lq else None, border)
         for key, (name, file) in sorted(hq.items()) if file in images
     ]  # fmt: skip
     return [entry for entry in entries if entry.lq is not None or part.lq is None], problems
+
+
+def _entry(key: str, hq: Image, lq: Image | None, border: int) -> Entry:
+    """A pair, of which the clean image may have a border that the other lacks."""
+    sides = ('height', 'width')
+    if border and lq and all(getattr(hq.header, s) - getattr(lq.header, s) == 2 * border for s in sides):
+        hq = hq.less(border)
+    return Entry(key, hq, lq)
 
 
 def _named(files: list[tuple[str, Path]]) -> tuple[dict[str, tuple[str, Path]], list[str]]:
@@ -360,7 +386,7 @@ def _image(file: Path, convert: bool) -> Image | str:
     """The image of a file, or what is wrong with it."""
     try:
         header = read_header(file)
-        status = file.stat()
+        status = (file.parent if is_block(file) else file).stat()
     except UserError as error:
         return str(error)
     if not file.name.isprintable():

@@ -17,6 +17,7 @@ import numpy as np
 
 from ramit_arch.errors import UserError, counted
 from ramit_arch.preparation.bicubic import downscale
+from ramit_arch.preparation.blocks import is_block, read_block
 from ramit_arch.preparation.catalogue import data_set, data_sets
 from ramit_arch.preparation.images import check_whole, encode, read_pixels
 from ramit_arch.preparation.plan import Cut, Entry, Image, Options, Plan, Store, plan, plan_own, report
@@ -150,7 +151,10 @@ class _Files:
 
     def pixels(self, image: Image) -> np.ndarray:
         if image.file not in self._pixels:
-            self._pixels[image.file] = read_pixels(self.data(image), str(image.file))
+            block = is_block(image.file)
+            pixels = read_block(image.file) if block else read_pixels(self.data(image), str(image.file))
+            top, left = image.border, image.border
+            self._pixels[image.file] = pixels[top : top + image.header.height, left : left + image.header.width]
         return self._pixels[image.file]
 
 

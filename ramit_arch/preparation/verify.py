@@ -329,17 +329,26 @@ def _leaks(groups: list[Group], looks: dict[str, dict[str, Look]]) -> Iterator[t
     """Pictures that a training and a test set share, with the reason if that is known and meant."""
     parts = [group.part for group in groups if group.part is not None]
     for train in (part for part in parts if part.use == 'train'):
-        names = [key for key, look in looks[train.to].items() if look.thumb is not None]
-        if not names:
+        # Thumbnails that differ by less than NEAR on average have means that do: only those are compared.
+        distinct: dict[str, tuple[str, np.ndarray]] = {}  # of the pairs that share a ground truth, the first
+        for key, look in looks[train.to].items():
+            if look.thumb is not None:
+                distinct.setdefault(look.digest, (key, look.thumb))
+        if not distinct:
             continue
-        thumbs = np.stack([thumb for key in names if (thumb := looks[train.to][key].thumb) is not None])
+        ordered = sorted(distinct.values(), key=lambda one: float(one[1].mean()))
+        names, thumbs = [key for key, _ in ordered], np.stack([thumb for _, thumb in ordered])
+        means = thumbs.mean(axis=1)
         for test in (part for part in parts if part.use == 'test'):
             shared = []
             for key, look in looks[test.to].items():
-                if look.thumb is not None:
-                    distance = np.abs(thumbs - look.thumb).mean(axis=1)
-                    if distance.min() < NEAR:
-                        shared.append(f'{key} = {names[int(distance.argmin())]}')
+                if look.thumb is None:
+                    continue
+                mean = float(look.thumb.mean())
+                begin, end = np.searchsorted(means, [mean - NEAR, mean + NEAR])
+                distance = np.abs(thumbs[begin:end] - look.thumb).mean(axis=1)
+                if distance.size and distance.min() < NEAR:
+                    shared.append(f'{key} = {names[begin + int(distance.argmin())]}')
             if shared:
                 text = f'{test.to} and {train.to} share {counted(len(shared), "picture")}: {", ".join(shared)}'
                 yield text, known_overlap(train, test)
