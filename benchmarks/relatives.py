@@ -5,9 +5,9 @@
 
 Networks of 283K parameters at x2 (within 5%) are trained by `basicsr train` with the same data, batches, loss,
 optimiser and constant learning rate, and scored by their moving average. Tasks: SRx2; CDN25, colour denoising at
-sigma 25; DR, deraining, of Rain100H's pairs with the last 30% by name held out; DB, deblurring of synthetic motion blur. They show
-how the networks learn in a short time, no more: published scores take a thousand times as long. BasicSR's EDSR has no
-residual connection from the input to the output, which costs it PSNR at scale 1.
+sigma 25; DR, deraining, of Rain100H's pairs with the last 30% by name held out; DB, deblurring of synthetic motion
+blur. They show how the networks learn in a short time, no more: published scores take a thousand times as long.
+BasicSR's EDSR has no residual connection from the input to the output, which costs it PSNR at scale 1.
 
 Equal images: N iterations each. Equal time: the N iterations of RAMiT, and of every other network as many as take the
 same time by step times that are measured first: one thread, all networks in turn, median. The trainings themselves do
@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,32 +36,23 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
 import torch
 import yaml
+from relatives_data import TASKS, baseline, prepare, sets
 from short_training import BASICSR, OPTIONS
 from side_by_side import interleaved, machine
 
 import basicsr_command
-from ramit_arch.data.stores import RawImage, open_store
-from ramit_arch.evaluation.comparison import beside_baseline
 from ramit_arch.evaluation.complexity import complexity, measure
-from ramit_arch.evaluation.protocols import standard_metrics
 from ramit_arch.evaluation.runs import read_run
-from ramit_arch.evaluation.scores import mean_scores
 from ramit_arch.files import atomic_write
 from ramit_arch.models.compute import read_compute
 from ramit_arch.models.options import Validation
-from ramit_arch.options import without_nulls
 
 from basicsr.archs import build_network  # isort: skip
-from basicsr.data import build_dataset  # isort: skip
 from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip
 
-ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'GOMP_SPINCOUNT': '1000'}
 BATCH, PATCH, LR, EMA = 8, 32, 1e-3, 0.99
-TEST_CROP, KERNEL, LONGEST = 256, 17, 15.0  # sides of test images and kernels; pixels of a motion
 TOLERANCE = 0.05  # of the number of parameters
 
 
@@ -74,16 +64,6 @@ class Network(NamedTuple):
     marker: str
     at_scale: Mapping[int, dict[str, Any]] = {}
     size_multiple: int = 1
-
-
-class Task(NamedTuple):
-    """The project's option file it starts from, the scale, the protocol, and the test set's name."""
-
-    base: str
-    scale: int
-    protocol: str
-    test: str
-    title: str
 
 
 NETWORKS = {
@@ -102,124 +82,12 @@ NETWORKS = {
     ),
     'EDSR': Network({'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 32, 'num_block': 13}, '#000000', 'v'),
 }  # fmt: skip
-TASKS = {
-    'SRx2': Task('train_RAMiT-tiny_SRx2.yml', 2, 'SR', 'Set5', 'Super-resolution x2, Set5'),
-    'CDN25': Task('train_RAMiT-tiny_CDN.yml', 1, 'CDN', 'McMaster_sigma25', 'Denoising, sigma 25, McMaster'),
-    'DR': Task('train_RAMiT-tiny_CDN.yml', 1, 'DR', 'Rain100H', 'Deraining, Rain100H'),
-    'DB': Task('train_RAMiT-tiny_CDN.yml', 1, 'RGB', 'McMaster_blurred', 'Motion deblurring, McMaster'),
-}
 
 
 def section(name: str, scale: int) -> dict[str, Any]:
     """`network_g` of a network."""
     network = NETWORKS[name]
     return {'type': name, 'upscale': scale, **network.options, **network.at_scale.get(scale, {})}
-
-
-# -------------------------------------------------------------------------------------------------------------- data
-
-
-def motion_kernel(rng: np.random.Generator) -> np.ndarray:
-    """Blur kernel of a random motion: a path of up to `LONGEST` pixels that turns and changes its speed at random.
-
-    Returns:
-        (KERNEL, KERNEL), float64, with sum 1 and its centre of mass in the middle.
-    """
-    steps = 64
-    direction = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, rng.uniform(0, 0.3), steps))
-    speed = np.exp(np.cumsum(rng.normal(0, 0.2, steps)))
-    speed *= rng.uniform(3, LONGEST) / speed.sum()
-    path = np.cumsum(speed * np.stack([np.sin(direction), np.cos(direction)]), axis=1)
-    path -= path.mean(axis=1, keepdims=True)
-    points = path * min(1, (KERNEL // 2 - 0.5) / np.abs(path).max()) + KERNEL // 2
-    kernel = np.zeros((KERNEL, KERNEL))
-    whole = np.floor(points).astype(int)
-    for dy, dx in np.ndindex(2, 2):  # bilinear weights, which keep the centre of mass
-        weight = np.abs(1 - dy - points[0] + whole[0]) * np.abs(1 - dx - points[1] + whole[1])
-        np.add.at(kernel, (whole[0] + dy, whole[1] + dx), weight)
-    return kernel / kernel.sum()
-
-
-def blur(image: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
-    """Convolve with the motion kernel of a seed, with reflected borders, and round to 8 bits."""
-    kernel = motion_kernel(np.random.default_rng(seed))[::-1, ::-1]  # filter2D correlates
-    blurred = cv2.filter2D(image.astype(np.float32), -1, kernel, borderType=cv2.BORDER_REFLECT_101)
-    return blurred.round().clip(0, 255).astype(np.uint8)
-
-
-def centre(image: np.ndarray) -> np.ndarray:
-    y, x = ((side - TEST_CROP) // 2 for side in image.shape[:2])
-    return image[y : y + TEST_CROP, x : x + TEST_CROP]
-
-
-def write_raw(folder: Path, images: Mapping[str, np.ndarray]) -> None:
-    """Write a raw store, complete or not at all."""
-    part = folder.with_suffix('.part')
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    offset, lines = 0, []
-    with (part / 'pixels.bin').open('wb') as pixels:
-        for name, image in images.items():
-            lines.append(str(RawImage(f'{name}.png', image.shape, 'uint8', offset)))  # type: ignore[arg-type]
-            offset += pixels.write(np.ascontiguousarray(image).tobytes())
-    (part / 'meta_info.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    part.rename(folder)
-
-
-def read(root: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Images of a folder or raw store, all or those named."""
-    store = open_store(str(root), 'raw' if root.suffix == '.raw' else 'disk')
-    return {name: store.pixels(name) for name in names or store.names()}
-
-
-def prepare(datasets: Path, data: Path) -> None:
-    """Write what the tasks need beyond the datasets as raw stores: McMaster's centres, pairs of DR and DB."""
-
-    def pairs(name: str, gt: dict[str, np.ndarray] | None, lq: dict[str, np.ndarray]) -> None:
-        for kind, images in [('gt', gt), ('lq', lq)]:
-            if images is not None and not (data / f'{name}_{kind}.raw').is_dir():
-                write_raw(data / f'{name}_{kind}.raw', images)
-
-    if (data / 'complete').exists():
-        return
-    centres = {name: centre(image) for name, image in read(datasets / 'McMaster/HQ').items()}
-    pairs('McMaster', centres, {name: blur(image, (1, i)) for i, (name, image) in enumerate(centres.items())})
-    tiles = read(datasets / 'photographs/HR.raw')
-    pairs('blurred', None, {name: blur(image, (0, i)) for i, (name, image) in enumerate(tiles.items())})
-    rainy = list(read(datasets / 'Rain100H/HQ'))
-    trained = len(rainy) - round(0.3 * len(rainy))
-    for name, names in [('rain_train', rainy[:trained]), ('rain_test', rainy[trained:])]:
-        pairs(name, read(datasets / 'Rain100H/HQ', names), read(datasets / 'Rain100H/LQ', names))
-    (data / 'complete').touch()
-
-
-def sets(task: str, datasets: Path, data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sections of the training and the test set."""
-    paired = {'type': 'PairedRestorationDataset', 'sigma': None, 'io_backend': {'type': 'raw'}}
-    photographs, mcmaster = str(datasets / 'photographs/HR.raw'), str(data / 'McMaster_gt.raw')
-    if task == 'SRx2':
-        train = {'dataroot_gt': photographs, 'dataroot_lq': str(datasets / 'photographs/LRx2.raw')}
-        return train, {'dataroot_gt': str(datasets / 'Set5/HR'), 'dataroot_lq': str(datasets / 'Set5/LRx2')}
-    if task == 'CDN25':
-        return {'dataroot_gt': photographs, 'sigma': 25}, {'dataroot_gt': mcmaster, 'io_backend': {'type': 'raw'}}
-    if task == 'DR':
-        train, test = (
-            {f'dataroot_{kind}': str(data / f'rain_{phase}_{kind}.raw') for kind in ('gt', 'lq')}
-            for phase in ('train', 'test')
-        )
-        return {**paired, **train, 'name': 'Rain100H', 'repeat': 2000}, {**paired, **test}
-    train = {'dataroot_gt': photographs, 'dataroot_lq': str(data / 'blurred_lq.raw')}
-    return {**paired, **train}, {**paired, 'dataroot_gt': mcmaster, 'dataroot_lq': str(data / 'McMaster_lq.raw')}
-
-
-def baseline(task: str, datasets: Path, data: Path) -> dict[str, float]:
-    """Mean scores of the input: enlarged by bicubic interpolation for super-resolution."""
-    base = yaml.safe_load((OPTIONS / TASKS[task].base).read_text(encoding='utf-8'))
-    val = without_nulls({**base['datasets']['val'], **sets(task, datasets, data)[1]})
-    dataset = build_dataset({**val, 'name': TASKS[task].test, 'phase': 'val', 'scale': TASKS[task].scale})
-    metrics = standard_metrics(TASKS[task].protocol, TASKS[task].scale)
-    compared = (beside_baseline('', dataset[i], TASKS[task].scale, metrics) for i in range(len(dataset)))
-    return mean_scores([next(iter(each.methods.values())).scores for each in compared], list(metrics))
 
 
 # ------------------------------------------------------------------------------------------------- speed, and memory
@@ -347,7 +215,7 @@ def train(training: Training, datasets: Path, work: Path) -> Training:
         atomic_write(file, text.encode())
         with (work / 'options' / f'{training.name}.log').open('a', encoding='utf-8') as log:
             command = [str(BASICSR), 'train', '-opt', str(file), '--auto_resume']
-            process = subprocess.Popen(command, cwd=work, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=work, stdout=log, stderr=subprocess.STDOUT)
             RUNNING.add(process)
             code = process.wait()
             RUNNING.discard(process)
@@ -515,6 +383,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ |= {'OMP_NUM_THREADS': '1', 'GOMP_SPINCOUNT': '1000'}  # of the processes that are started
     basicsr_command.keep_freed_memory()  # as the command does
     torch.set_num_threads(1)
     work = args.work
