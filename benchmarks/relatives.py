@@ -10,11 +10,11 @@ blur. They show how the networks learn in a short time, no more: published score
 BasicSR's EDSR has no residual connection from the input to the output, which costs it PSNR at scale 1.
 
 Equal images: N iterations each. Equal time: the N iterations of RAMiT, and of every other network as many as take the
-same time by step times that are measured first: one thread, all networks in turn, median. The trainings themselves do
-not serve as the clock: two run at once, beside whatever else the machine does, and their number of iterations would
-change with it. So they are deterministic, and can be stopped and continued. The measured
-hours of each are recorded too.
-The rate is constant, so one training serves both tables: it is scored at the smaller number, and continued.
+same time by step times that are measured first: CPU seconds of one thread, all networks in turn, median. A clock beside
+the trainings would measure the machine as well: two trainings run at once, beside whatever else it does, and the number
+of iterations would change from run to run. By step times a training is deterministic, and can be stopped and continued.
+The hours that each really took are recorded in relatives.json. The rate is constant, so that one training serves both
+tables: it is scored after the smaller number of iterations, and continued to the larger.
 
 --datasets holds Set5/{HR,LRx2}, McMaster/HQ, Rain100H/{HQ,LQ} and photographs/{HR,LRx2}.raw, the latter made as
 options/train_RAMiT-tiny_SRx2.yml says. WORK gets relatives.md, .json and .png. The same command continues where it was
@@ -30,17 +30,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
 import torch
 import yaml
 from relatives_data import TASKS, baseline, prepare, sets
 from short_training import BASICSR, OPTIONS
-from side_by_side import interleaved, machine
+from side_by_side import machine
 
 import basicsr_command
 from ramit_arch.evaluation.complexity import complexity, measure
@@ -93,6 +94,17 @@ def section(name: str, scale: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- speed, and memory
 
 
+def cpu_seconds(rounds: int, contestants: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median CPU seconds, in turn, after two rounds that do not count: unlike a clock's, little disturbed by others."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(2 + rounds):
+        for name, contestant in contestants.items():
+            start = time.process_time()  # of all threads; one computes
+            contestant()
+            seconds[name].append(time.process_time() - start)
+    return {name: median(several[2:]) for name, several in seconds.items()}
+
+
 def step_times(networks: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of a training step by scale and network, one thread, all networks in turn."""
     found = {}
@@ -114,8 +126,7 @@ def step_times(networks: list[str], rounds: int) -> dict[str, dict[str, float]]:
 
             return step
 
-        timed = interleaved(rounds, {name: contestant(name) for name in networks})
-        found[str(scale)] = {name: timing.median for name, timing in timed.items()}
+        found[str(scale)] = cpu_seconds(rounds, {name: contestant(name) for name in networks})
     return found
 
 
@@ -124,12 +135,12 @@ def costs(networks: list[str], rounds: int) -> dict[str, dict[str, float]]:
     nets = {name: build_network(section(name, 2)).eval() for name in networks}
     lq = torch.rand(1, 3, 128, 128)
     with torch.inference_mode():
-        timed = interleaved(rounds, {name: (lambda net=net: net(lq)) for name, net in nets.items()})
+        seconds = cpu_seconds(rounds, {name: partial(net, lq) for name, net in nets.items()})
     found = {}
     for name, net in nets.items():
         counted, memory = complexity(net, 3, 2), measure(section(name, 2), 2, 1).memory or 0
         found[name] = {
-            'parameters': counted.parameters, 'mult_adds': counted.mult_adds, 'seconds': timed[name].median,
+            'parameters': counted.parameters, 'mult_adds': counted.mult_adds, 'seconds': seconds[name],
             'memory': memory,
         }  # fmt: skip
     return found
