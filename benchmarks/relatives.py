@@ -54,6 +54,10 @@ from basicsr.archs import build_network  # isort: skip
 from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip
 
 BATCH, PATCH, LR, EMA = 8, 32, 1e-3, 0.99
+LOADER = {
+    'name': 'training', 'repeat': 27, 'batch_size_per_gpu': BATCH, 'lq_patch_size': PATCH, 'num_worker_per_gpu': 1,
+    'persistent_workers': True,
+}  # fmt: skip
 TOLERANCE = 0.05  # of the number of parameters
 
 
@@ -183,7 +187,6 @@ def options(training: Training, count: int, datasets: Path, work: Path) -> dict[
     """The option file of a training up to an iteration: what differs from the project's file."""
     task = TASKS[training.task]
     train, test = sets(training.task, datasets, work / 'data')
-    base = yaml.safe_load((OPTIONS / task.base).read_text(encoding='utf-8'))
     first = training.counts[0]
     return {
         'base': str(OPTIONS / task.base),
@@ -191,10 +194,10 @@ def options(training: Training, count: int, datasets: Path, work: Path) -> dict[
         'num_gpu': 0,
         'manual_seed': training.seed,
         'datasets': {
-            'train': {'batch_size_per_gpu': BATCH, 'lq_patch_size': PATCH, **train},
+            'train': {**LOADER, **train},
             'val': {'name': task.test, **test},
         },
-        'network_g': {**dict.fromkeys(base['network_g']), **section(training.network, task.scale)},
+        'network_g': section(training.network, task.scale),
         'train': {
             'total_iter': count,
             'progressive': None,
@@ -327,11 +330,12 @@ def figure(rows: list[dict], inputs: dict[str, dict[str, float]], file: Path) ->
             minutes = [end['seconds'] / 60 for end in ends]
             error = [stdev(values) if len(values) > 1 else 0 for values in psnr]
             axes.errorbar(minutes, means[-2:], error if any(error) else None, color=look.colour, capsize=3, lw=1.2)
-            axes.plot(minutes[0], means[-2], look.marker, color=look.colour, ms=7, mfc='white', mew=1.5)
+            axes.plot(minutes[0], means[-2], look.marker, color=look.colour, ms=7, mfc='white', mew=1.5, zorder=3)
             axes.plot(minutes[1], means[-1], look.marker, color=look.colour, ms=7, label=row['network'])
-        if scores['psnr'] > min(means) - 1.5 * (max(means) - min(means)):  # else it would flatten all differences
+        near = scores['psnr'] > min(means) - 1.5 * (max(means) - min(means))
+        if near:  # else it would flatten all differences
             axes.axhline(scores['psnr'], color='0.4', ls='--', lw=1)
-        axes.set_title(f'{TASKS[task].title}\n(dashed: the input, {scores["psnr"]:.2f} dB)', fontsize=9)
+        axes.set_title(f'{TASKS[task].title}\ninput: {scores["psnr"]:.2f} dB{" (dashed)" if near else ""}', fontsize=9)
         axes.set(xlabel='training time, one thread [min]', ylabel='PSNR [dB]')
         axes.margins(0.12, 0.15)
         axes.grid(color='0.88')

@@ -129,7 +129,7 @@ def sets(task: str, datasets: Path, data: Path) -> tuple[dict[str, Any], dict[st
             {f'dataroot_{kind}': str(data / f'rain_{phase}_{kind}.raw') for kind in ('gt', 'lq')}
             for phase in ('train', 'test')
         )
-        return {**paired, **train, 'name': 'Rain100H', 'repeat': 2000}, {**paired, **test}
+        return {**paired, **train, 'repeat': 2000}, {**paired, **test}
     train = {'dataroot_gt': photographs, 'dataroot_lq': str(data / 'blurred_lq.raw')}
     return {**paired, **train}, {**paired, 'dataroot_gt': mcmaster, 'dataroot_lq': str(data / 'McMaster_lq.raw')}
 
