@@ -140,7 +140,7 @@ class RepDepthwiseConv(nn.Module):
             adapted = dict(zip(('merged.weight', 'merged.bias'), merge_branches(given), strict=True))
         else:  # all in the largest branch
             weight, bias = given['merged.weight'], given['merged.bias']
-            adapted = {name: torch.zeros_like(value) for name, value in self.convs.state_dict().items()}
+            adapted = {name: weight.new_zeros(value.shape) for name, value in self.convs.state_dict().items()}
             adapted |= {'conv5.weight': weight - identity(weight), 'conv5.bias': bias}
         weights |= {prefix + name: value for name, value in adapted.items()}
 
