@@ -18,7 +18,8 @@ tables: it is scored after the smaller number of iterations, and continued to th
 
 --datasets holds Set5/{HR,LRx2}, McMaster/HQ, Rain100H/{HQ,LQ} and photographs/{HR,LRx2}.raw, the latter made as
 options/train_RAMiT-tiny_SRx2.yml says. WORK gets relatives.md, .json and .png. The same command continues where it was
-stopped. Runs on the CPU; `compile` is RAMiT's native kernel and torch.compile for the others.
+stopped. Runs on the CPU, in bfloat16 and without compilation, RAMiT's native kernel included: what is compared are the
+architectures, as PyTorch computes them.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from ramit_arch.models.options import Validation
 from basicsr.archs import build_network  # isort: skip
 from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip
 
-BATCH, PATCH, LR, EMA = 8, 32, 1e-3, 0.99
+BATCH, PATCH, LR, EMA = 2, 64, 1e-3, 0.99
 LOADER = {
     'name': 'training', 'repeat': 27, 'batch_size_per_gpu': BATCH, 'lq_patch_size': PATCH, 'num_worker_per_gpu': 1,
     'persistent_workers': True,
@@ -76,8 +77,8 @@ NETWORKS = {
         {'dim': 48, 'depths': [2, 2, 2, 2], 'num_heads': [4, 4, 4, 4], 'mixer_expand_groups': 1},
         '#0072B2', 'o', {1: {'reciprocal_helper': False}},  # off at scale 1 (paper, Tab. B)
     ),
-    'LAformer': Network({'dim': 44, 'depth': 11, 'num_heads': 4}, '#009E73', 's'),
-    'IPTV2': Network({'dim': 12, 'depths': [3, 3, 1], 'num_heads': [1, 2, 4]}, '#D55E00', '^'),
+    'LAformer': Network({'dim': 48, 'depth': 9, 'num_heads': 4}, '#009E73', 's'),
+    'IPTV2': Network({'dim': 16, 'depths': [1, 1, 1], 'num_heads': [1, 2, 4]}, '#D55E00', '^'),
     'SwinIR': Network(
         {
             'in_chans': 3, 'img_size': PATCH, 'window_size': 8, 'img_range': 1.0, 'depths': [4, 4, 4],
@@ -85,7 +86,9 @@ NETWORKS = {
         },
         '#CC79A7', 'D', {1: {'upsampler': ''}, 2: {'upsampler': 'pixelshuffledirect'}}, size_multiple=8,
     ),
-    'EDSR': Network({'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 32, 'num_block': 13}, '#000000', 'v'),
+    'EDSR': Network(
+        {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 32, 'num_block': 13}, '#000000', 'v', {1: {'num_block': 14}}
+    ),
 }  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def cpu_seconds(rounds: int, contestants: Mapping[str, Callable[[], object]]) ->
 def step_times(networks: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of a training step by scale and network, one thread, all networks in turn."""
     found = {}
-    compute, _ = read_compute(Validation(save_img=False, bf16=True, compile=True), 'train', torch.device('cpu'))
+    compute, _ = read_compute(Validation(save_img=False, bf16=True), 'train', torch.device('cpu'))
     for scale in (1, 2):
         lq, gt = (torch.rand(BATCH, 3, PATCH * factor, PATCH * factor) for factor in (1, scale))
 
@@ -205,6 +208,7 @@ def options(training: Training, count: int, datasets: Path, work: Path) -> dict[
             'warmup_iter': min(100, max(first // 10, 1)),  # the same at both counts
             'scheduler': None,
             'ema_decay': EMA,
+            'compile': False,
         },
         'val': {
             'val_freq': 10**6,  # at the end only
@@ -358,10 +362,11 @@ def once(file: Path, make: Any) -> Any:
 
 def check(args: argparse.Namespace) -> None:
     """Sizes of the networks, and whether WORK was begun with the same settings."""
-    size = {n: sum(p.numel() for p in build_network(section(n, 2)).parameters()) for n in args.networks}
-    for name, count in size.items():
-        if abs(count / size['RAMiT'] - 1) > TOLERANCE:
-            sys.exit(f'{name} has {count:,} parameters at x2, RAMiT {size["RAMiT"]:,}: more than 5% apart')
+    for scale in (1, 2):
+        size = {n: sum(p.numel() for p in build_network(section(n, scale)).parameters()) for n in args.networks}
+        for name, count in size.items():
+            if abs(count / size['RAMiT'] - 1) > TOLERANCE:
+                sys.exit(f'{name} has {count:,} parameters at x{scale}, RAMiT {size["RAMiT"]:,}: more than 5% apart')
     wanted = {
         'iterations': args.iterations, 'datasets': str(args.datasets), 'batch': BATCH, 'patch': PATCH, 'lr': LR,
         'ema': EMA, 'networks': {n: [section(n, 1), section(n, 2)] for n in args.networks},
@@ -376,7 +381,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train RAMiT and its relatives alike, at equal images and equal time.')
     parser.add_argument('--work', type=Path, required=True, help='folder for option files, experiments and results')
     parser.add_argument('--datasets', type=Path, default=Path('datasets'), help='default: datasets')
-    parser.add_argument('--iterations', type=int, default=2000, help='of each network at equal images (default: 2000)')
+    parser.add_argument('--iterations', type=int, default=1500, help='of each network at equal images (default: 1500)')
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     known = [name for name in NETWORKS if name in ARCH_REGISTRY]
     parser.add_argument('--networks', nargs='+', choices=known, default=known, help='RAMiT must be one')
