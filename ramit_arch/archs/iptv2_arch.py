@@ -5,7 +5,8 @@ IPT-V2: Efficient Image Processing Transformer using Hierarchical Attentions. Pa
 The blocks are the published ones: focal context self-attention (FCSA) and global grid self-attention (GGSA), each
 followed by a re-parameterised locally enhanced feed-forward network (Rep-LeFFN), in a U-shaped network. Widths, depths
 and heads of the restoration network are not published: they are ours, and so no score of the paper is claimed. Feature
-maps are token-major, (N, H, W, C). GGSA grows quadratically with the number of pixels; restore large images in tiles.
+maps are token-major, (N, H, W, C). GGSA sees the whole map and grows quadratically with the number of pixels: large
+images are restored in tiles, which changes the output a little.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class FocalContextAttention(nn.Module):
         n, h, w, c = qkv.shape
         m, d = self.window_size, c // (3 * self.heads)
         x = qkv.reshape(n, h // m, m, w // m, m, 3, self.heads, d).permute(5, 0, 1, 3, 6, 7, 2, 4)
+        # (3, N, H/M, W/M, heads, D, M, M)
         q, k, v = x.reshape(3, n * (h // m) * (w // m), self.heads, d, m * m)
         q, k = (F.normalize(part * self.position_weight, dim=-1) for part in (q, k))
         attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(-1).to(v.dtype)

@@ -6,7 +6,8 @@ Rank Enhanced Linear Attention. Paper: https://arxiv.org/abs/2505.16157.
 The blocks are those that the abstract names: linear attention enriched by a light depth-wise convolution (RELA),
 channel attention, and a convolutional gated feed-forward network, without softmax, windows or shifts. Layout, widths
 and kernel sizes are not published with it: they are ours, and so no score of the paper is claimed. Feature maps are
-token-major, (N, H, W, C). Time and memory grow linearly with the number of pixels.
+token-major, (N, H, W, C). Time and memory grow linearly with the number of pixels. Attention and channel gate see the
+whole image, so tiles change the output a little; sums over all positions leave the range of float16.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Image:
     modified: int  # nanoseconds
     border: int = 0
 
-    def less(self, border: int) -> Image:
+    def without_border(self, border: int) -> Image:
         """The image without so many pixels at every side."""
         height, width = self.header.height - 2 * border, self.header.width - 2 * border
         return replace(self, header=self.header._replace(height=height, width=width, fits=False), border=border)
@@ -365,7 +365,7 @@ def _entry(key: str, hq: Image, lq: Image | None, border: int) -> Entry:
     """A pair, of which the clean image may have a border that the other lacks."""
     sides = ('height', 'width')
     if border and lq and all(getattr(hq.header, s) - getattr(lq.header, s) == 2 * border for s in sides):
-        hq = hq.less(border)
+        hq = hq.without_border(border)
     return Entry(key, hq, lq)
 
 
