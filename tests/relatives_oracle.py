@@ -155,7 +155,7 @@ def laformer(state: State, image: Tensor, **options) -> Tensor:
     o = LAformerOptions(**options)
 
     def restored(padded: Tensor) -> Tensor:
-        shallow = x = conv(part(state, 'shallow'), padded)
+        shallow = x = conv(part(state, 'shallow.conv'), padded)
         for n in range(o.depth):
             x = laformer_block(part(state, f'blocks.{n}'), x, o.num_heads, o.feature_map)
         x = conv(part(state, 'conv'), x) + shallow
@@ -207,8 +207,8 @@ def ggsa(state: State, x: Tensor, heads: int, p: int) -> Tensor:
 
 def rep_conv(state: State, x: Tensor) -> Tensor:
     """x + DW5x5(x) + DW3x3(x) + DW1x1(x); the sides follow from the weights."""
-    branches = {name: depth_wise(part(state, f'convs.{name}'), x) for name in ('conv5', 'conv3', 'conv1')}
-    assert [state[f'convs.{name}.weight'].shape[-1] for name in branches] == [5, 3, 1]
+    branches = {name: depth_wise(part(state, name), x) for name in ('conv5', 'conv3', 'conv1')}
+    assert [state[f'{name}.weight'].shape[-1] for name in branches] == [5, 3, 1]
     return x + sum(branches.values())
 
 
@@ -243,7 +243,7 @@ def iptv2(state: State, image: Tensor, **options) -> Tensor:
         return conv1x1(part(state, f'reduce{name}'), torch.cat([x, skip], dim=1))
 
     def restored(padded: Tensor) -> Tensor:
-        x1 = level('encoder1', conv(part(state, 'shallow'), padded), 0)
+        x1 = level('encoder1', conv(part(state, 'shallow.conv'), padded), 0)
         x2 = level('encoder2', down('down1', x1), 1)
         x3 = level('bottleneck', down('down2', x2), 2)
         y2 = level('decoder2', up('2', x3, x2), 1)

@@ -302,10 +302,15 @@ def test_networks_in_place_of_ramit_keep_all_but_its_architecture(file: Path) ->
         assert not checks.find_problems(training, training=True)
 
 
-def test_network_in_place_of_ramit_trains_and_is_tested(generated: Path, tmp_path: Path) -> None:
-    row = f'{RELATIVES[0]}::LAformer_DR'
-    trained = run_training(row, generated, tmp_path, {'dim': 8, 'depth': 1})
-    run_test(row, trained['network_g'], generated, tmp_path)
+@pytest.mark.parametrize(('name', 'network'), [
+    ('LAformer_DR', {'dim': 8, 'depth': 1}),
+    ('IPTV2_SRx4', {'dim': 4, 'depths': [1, 1, 1], 'num_heads': [1, 1, 1], 'window_size': 2, 'grid_size': [2, 1, 1]}),
+])  # fmt: skip
+def test_network_in_place_of_ramit_trains_and_is_tested(
+    name: str, network: dict, generated: Path, tmp_path: Path
+) -> None:
+    trained = run_training(f'{RELATIVES[0]}::{name}', generated, tmp_path, network)
+    run_test(f'{RELATIVES[0]}::{name}', trained['network_g'], generated, tmp_path)
 
 
 def test_row_without_a_test_file_is_tested_by_another(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from test_relatives import TINY, both, tiny, traceable
 from torch import nn
 
 from ramit_arch import IPTV2, LAformer
+from ramit_arch.archs import iptv2_arch
 from ramit_arch.archs.image_network import ImageNetwork
 from ramit_arch.errors import UserError
 from ramit_arch.inference.checkpoints import fitting_weights, load_weights, write_checkpoint
@@ -29,11 +31,11 @@ def test_merged_copy_computes_the_same_and_leaves_the_original(dtype: torch.dtyp
     torch.testing.assert_close(merged(image), expected, atol=tolerance, rtol=0)
     assert all(module.training for module in merged.modules())
     assert not any(module.training for module in network.eval().merge().modules())
-    names = {name for name, _ in merged.named_parameters() if '.convs.' in name}
-    assert {name.split('.convs.')[1] for name in names} == {'merged.weight', 'merged.bias'}
-    assert len(names) == 2 * 2 * 5  # weight and bias, of two networks in each of five blocks
+    names = {name for name, _ in merged.named_parameters() if '.ffn' in name}
+    assert {name.split('.', 3)[3] for name in names} == iptv2_arch.MERGED
+    assert len(names) == 6 * 2 * 5  # weights and biases of three layers, of two networks in each of five blocks
     assert {parameter.dtype for parameter in merged.parameters()} == {dtype}
-    nn.init.zeros_(merged.shallow.weight)  # shares no memory
+    nn.init.zeros_(merged.shallow.conv.weight)  # shares no memory
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     expected.square().sum().backward()
@@ -62,20 +64,47 @@ def test_weights_of_either_form_load_into_either_form(source: bool, target: bool
         write_checkpoint({'params': weights, 'network': description}, tmp_path / f'net.{suffix}')
         networks.append(load(tmp_path / f'net.{suffix}').network.double())
     for network, tolerance in zip(networks, [1e-12] * 3 + [1e-5] * 2, strict=True):
-        assert any('merged' in name for name, _ in network.named_parameters()) == target
+        assert any('conv5' in name for name, _ in network.named_parameters()) != target
         network.mean, network.std = trained.mean, trained.std
         with torch.no_grad():
             torch.testing.assert_close(network.eval()(image), trained(image), atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize('lost', ['conv3.weight', 'conv5.bias', 'merged.bias'])
+def test_merged_weights_do_not_fit_through_narrow_layers() -> None:
+    options = {**TINY[IPTV2], 'hidden_ratio': 1.5}
+    merged = IPTV2(**options).merge()
+    assert load_weights(IPTV2(**options, merged=True), merged.state_dict(), 'net.pth') is None
+    with pytest.raises(UserError, match=r'net\.pth does not fit IPTV2'):
+        load_weights(IPTV2(**options), merged.state_dict(), 'net.pth')
+
+
+@both
+def test_network_and_its_replicas_on_several_gpus_compute_the_same(kind: type[ImageNetwork]) -> None:
+    """Pickled, and as DataParallel makes replicas: parameters are then plain attributes."""
+    network, image = tiny(kind), torch.rand(1, 3, 9, 12)
+    copied = pickle.loads(pickle.dumps(network))
+    replicas = {name: module._replicate_for_data_parallel() for name, module in network.named_modules()}
+    for name, replica in replicas.items():
+        original = network.get_submodule(name)
+        for child, _ in original.named_children():
+            setattr(replica, child, replicas[f'{name}.{child}' if name else child])
+        for key, parameter in original.named_parameters(recurse=False):
+            replica._parameters.pop(key, None)
+            setattr(replica, key, parameter.detach().clone())
+    with torch.no_grad():
+        expected = network(image)
+        for other in (copied, replicas['']):
+            torch.testing.assert_close(other(image), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize('lost', ['conv.conv3.weight', 'out.0.bias', 'conv.bias'])
 @pytest.mark.parametrize('target', [False, True])
 def test_incomplete_weights_of_either_form_are_refused(lost: str, target: bool) -> None:
     trained = tiny(IPTV2)
-    weights = (trained.merge() if lost.startswith('merged') else trained).state_dict()
-    del weights[f'bottleneck.0.ffn2.conv.convs.{lost}']
+    weights = (trained.merge() if lost == 'conv.bias' else trained).state_dict()
+    del weights[f'bottleneck.0.ffn2.{lost}']
     network = IPTV2(**TINY[IPTV2], merged=target)
-    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "bottleneck\.0\.ffn2\.conv\.convs\.'):
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "bottleneck\.0\.ffn2\.'):
         network.load_state_dict(weights)
     with pytest.raises(UserError, match=r'net\.pth does not fit IPTV2: parameters \d+ missing \(first bottleneck\.0'):
         load_weights(network, weights, 'net.pth')
@@ -109,8 +138,9 @@ def test_exported_network_restores_any_size(kind: type[ImageNetwork], file_kind:
         names = {each.name for each in onnx.load_from_string(exported.content).graph.initializer}
     else:
         names = set(torch.export.load(io.BytesIO(exported.content)).state_dict)
-    merged = {f'network.bottleneck.0.ffn{i}.conv.convs.merged.{key}' for i in (1, 2) for key in ('weight', 'bias')}
-    assert {name for name in names if '.convs.' in name} == (merged if kind is IPTV2 else set())
+    if kind is IPTV2:
+        assert {'network.bottleneck.0.ffn1.conv.weight', 'network.bottleneck.0.ffn2.conv.bias'} <= names
+        assert not any('conv3' in name or 'conv1' in name for name in names)
 
 
 @both

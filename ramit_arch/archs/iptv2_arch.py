@@ -2,9 +2,9 @@
 
 IPT-V2: Efficient Image Processing Transformer using Hierarchical Attentions. Paper: https://arxiv.org/abs/2404.00633.
 
-The blocks are the published ones: focal context self-attention (FCSA) and global grid self-attention (GGSA), each
-followed by a re-parameterised locally enhanced feed-forward network (Rep-LeFFN), in a U-shaped network. Widths, depths
-and heads of the restoration network are not published: they are ours, and so no score of the paper is claimed. Feature
+The blocks follow the published design: focal context self-attention (FCSA) and global grid self-attention (GGSA), each
+followed by a re-parameterised locally enhanced feed-forward network (Rep-LeFFN), in a U-shaped network. The paper's
+widths, depths and heads were not available to us; those here are our own, so none of its scores are claimed. Feature
 maps are token-major, (N, H, W, C). GGSA sees the whole map and grows quadratically with the number of pixels: large
 images are restored in tiles, which changes the output a little.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ramit_arch.archs.arguments import checked
 from ramit_arch.archs.image_network import ImageNetwork
-from ramit_arch.archs.layers import Blocks, DepthwiseConv, PixelShuffleHead, PointwiseConv, require
+from ramit_arch.archs.layers import Blocks, DepthwiseConv, PixelShuffleHead, PointwiseConv, TokenStem, require
 from ramit_arch.archs.row_bands import in_bands
 
 LEVELS = 3
@@ -106,78 +106,127 @@ class GlobalGridAttention(nn.Module):
 # ------------------------------------------------------------------------------------------------ feed-forward network
 
 
-class RepDepthwiseConv(nn.Module):
-    """x + DWConv5x5(x) + DWConv3x3(x) + DWConv1x1(x), computed as one 5x5 depth-wise convolution.
+class BranchedConv(nn.Module):
+    """x + DWConv5x5(x) + DWConv3x3(x) + DWConv1x1(x): (N, H, W, C) -> (N, H, W, C).
 
-    All branches are linear, so their kernels add up, in training too; the gradients of the branches are exact. Once
-    merged, that one kernel is all that is kept. Weights of either form load into the other.
+    The branches are linear, so they are computed as one convolution by the sum of their kernels, in training too; the
+    gradients of all branches are exact.
     """
 
-    BRANCHES = ('conv5', 'conv3', 'conv1')
-
-    def __init__(self, dim: int, merged: bool) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.merged = merged
-        sides = {'merged': 5} if merged else {'conv5': 5, 'conv3': 3, 'conv1': 1}
-        convs = {name: nn.Conv2d(dim, dim, side, padding=side // 2, groups=dim) for name, side in sides.items()}
-        self.convs = nn.ModuleDict(convs)
-        self.register_load_state_dict_pre_hook(RepDepthwiseConv.adapt)
-
-    def kernel(self) -> tuple[Tensor, Tensor]:
-        """Weight (C, 1, 5, 5) and bias (C,) of the one convolution."""
-        weights = dict(self.convs.named_parameters())
-        return (weights['merged.weight'], weights['merged.bias']) if self.merged else merge_branches(weights)
-
-    def adapt(self, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Bring complete weights of the other form into the form of this module, in place."""
-        prefix = f'{prefix}convs.'
-        given = {name[len(prefix) :]: weights[name] for name in list(weights) if name.startswith(prefix)}
-        other = self.BRANCHES if self.merged else ('merged',)
-        if given.keys() != {f'{name}.{kind}' for name in other for kind in ('weight', 'bias')}:
-            return
-        for name in given:
-            del weights[prefix + name]
-        if self.merged:
-            adapted = dict(zip(('merged.weight', 'merged.bias'), merge_branches(given), strict=True))
-        else:  # all in the largest branch
-            weight, bias = given['merged.weight'], given['merged.bias']
-            adapted = {name: weight.new_zeros(value.shape) for name, value in self.convs.state_dict().items()}
-            adapted |= {'conv5.weight': weight - identity(weight), 'conv5.bias': bias}
-        weights |= {prefix + name: value for name, value in adapted.items()}
+        self.conv5, self.conv3, self.conv1 = (
+            nn.Conv2d(dim, dim, side, padding=side // 2, groups=dim) for side in (5, 3, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H, W, C)."""
-        weight, bias = self.kernel()
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=2, groups=self.dim).permute(0, 2, 3, 1)
+        convs = (self.conv5, self.conv3, self.conv1)
+        weight, bias = sum_branches([conv.weight for conv in convs], [conv.bias for conv in convs])
+        x = x.permute(0, 3, 1, 2)
+        # x is added apart from the kernel: in bfloat16 small weights would be lost beside a 1.
+        return (F.conv2d(x, weight, bias, padding=2, groups=self.dim) + x).permute(0, 2, 3, 1)
 
 
-def merge_branches(weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The kernel and bias that the branches and the identity add up to."""
-    conv5, conv3, conv1 = (weights[f'{name}.weight'] for name in RepDepthwiseConv.BRANCHES)
-    bias5, bias3, bias1 = (weights[f'{name}.bias'] for name in RepDepthwiseConv.BRANCHES)
-    return conv5 + F.pad(conv3, [1] * 4) + F.pad(conv1, [2] * 4) + identity(conv5), bias5 + bias3 + bias1
+def sum_branches(weights: Sequence[Tensor], biases: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Weight (C, 1, 5, 5) and bias (C,) of the one convolution that those of side 5, 3 and 1 add up to."""
+    return weights[0] + F.pad(weights[1], [1] * 4) + F.pad(weights[2], [2] * 4), biases[0] + biases[1] + biases[2]
 
 
-def identity(weight: Tensor) -> Tensor:
-    """The depth-wise kernel that leaves a map as it is: 1 at the centre."""
-    side = weight.shape[-1]
-    return F.pad(weight.new_ones(1, 1, 1, 1), [side // 2] * 4)
+def identity_kernel(like: Tensor) -> Tensor:
+    """The 5x5 depth-wise kernel that leaves a map as it is: 1 at the centre."""
+    return F.pad(like.new_ones(1, 1, 1, 1), [2] * 4)
 
 
 class RepLeFFN(nn.Module):
-    """1x1 (C to rC/2), 1x1 (to rC), GELU, `RepDepthwiseConv`, 1x1 (to rC/2), 1x1 (to C)."""
+    """1x1 (C to rC/2), 1x1 (to rC), GELU, `BranchedConv`, 1x1 (to rC/2), 1x1 (to C): (N, H, W, C) -> (N, H, W, C).
+
+    Merged, it is 1x1 (C to rC), GELU, DWConv5x5, 1x1 (to C), with the same output. Weights of either form load into the
+    other; those of a merged network into one with branches if r is at least 2.
+    """
 
     def __init__(self, dim: int, hidden_ratio: float, merged: bool) -> None:
         super().__init__()
         half = int(dim * hidden_ratio / 2)
-        self.hidden = nn.Sequential(PointwiseConv(dim, half), PointwiseConv(half, 2 * half))
-        self.conv = RepDepthwiseConv(2 * half, merged)
-        self.out = nn.Sequential(PointwiseConv(2 * half, half), PointwiseConv(half, dim))
+        self.dim = dim
+        self.hidden_ratio = hidden_ratio
+        self.merged = merged
+        self.hidden: nn.Module = PointwiseConv(dim, 2 * half)
+        self.conv: nn.Module = DepthwiseConv(2 * half, 5)
+        self.out: nn.Module = PointwiseConv(2 * half, dim)
+        if not merged:
+            self.hidden = nn.Sequential(PointwiseConv(dim, half), PointwiseConv(half, 2 * half))
+            self.conv = BranchedConv(2 * half)
+            self.out = nn.Sequential(PointwiseConv(2 * half, half), PointwiseConv(half, dim))
+        self.register_load_state_dict_pre_hook(RepLeFFN.adapt)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H, W, C)."""
         return self.out(self.conv(F.gelu(self.hidden(x))))
+
+    def merge(self) -> RepLeFFN:
+        """A merged copy with the same device, dtype and mode."""
+        if self.merged:
+            return copy.deepcopy(self)
+        merged = RepLeFFN(self.dim, self.hidden_ratio, merged=True).to(next(self.parameters()))
+        merged.load_state_dict(self.state_dict())
+        return merged.train(self.training)
+
+    def adapt(self, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Convert a complete set of weights of the other form, in place; anything else is left to the usual error."""
+        given = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+        if given.keys() != (BRANCHED if self.merged else MERGED):
+            return
+        adapted = merge_weights(given) if self.merged else branch_weights(given)
+        if adapted is not None:
+            for name in given:
+                del weights[prefix + name]
+            weights |= {prefix + name: value for name, value in adapted.items()}
+
+
+PARTS = ('weight', 'bias')
+MERGED = {f'{layer}.{part}' for layer in ('hidden', 'conv', 'out') for part in PARTS}
+BRANCHED = {
+    f'{layer}.{part}'
+    for layer in ('hidden.0', 'hidden.1', 'conv.conv5', 'conv.conv3', 'conv.conv1', 'out.0', 'out.1')
+    for part in PARTS
+}
+
+
+def merge_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a merged `RepLeFFN` from those of one with branches."""
+    merged = {}
+    for layer in ('hidden', 'out'):  # W2 (W1 x + b1) + b2
+        (w1, w2), (b1, b2) = ([weights[f'{layer}.{i}.{part}'] for i in range(2)] for part in PARTS)
+        merged[f'{layer}.weight'] = (w2.flatten(1) @ w1.flatten(1))[..., None, None]
+        merged[f'{layer}.bias'] = w2.flatten(1) @ b1 + b2
+    branches = ([weights[f'conv.conv{side}.{part}'] for side in (5, 3, 1)] for part in PARTS)
+    weight, merged['conv.bias'] = sum_branches(*branches)
+    return {**merged, 'conv.weight': weight + identity_kernel(weight)}
+
+
+def branch_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The reverse: one of each pair of layers is the identity, and of the branches only the largest is not zero.
+
+    None if the narrow layers between are narrower than the network, which such weights do not fit through.
+    """
+    wide, dim = weights['hidden.weight'].shape[:2]
+    if wide // 2 < dim:
+        return None
+    half, weight = wide // 2, weights['conv.weight']
+    narrow = torch.eye(half, dim).to(weight)
+    pairs = {
+        'hidden.0': (narrow, weight.new_zeros(half)),
+        'hidden.1': (weights['hidden.weight'].flatten(1) @ narrow.T, weights['hidden.bias']),
+        'out.0': (narrow @ weights['out.weight'].flatten(1), weight.new_zeros(half)),
+        'out.1': (narrow.T, weights['out.bias']),
+    }
+    branched = {f'{name}.weight': matrix[..., None, None] for name, (matrix, _) in pairs.items()}
+    branched |= {f'{name}.bias': bias for name, (_, bias) in pairs.items()}
+    branched |= {'conv.conv5.weight': weight - identity_kernel(weight), 'conv.conv5.bias': weights['conv.bias']}
+    for side in (3, 1):
+        branched[f'conv.conv{side}.weight'] = weight.new_zeros(wide, 1, side, side)
+        branched[f'conv.conv{side}.bias'] = weight.new_zeros(wide)
+    return branched
 
 
 # ---------------------------------------------------------------------------------------------------------- U shape
@@ -230,7 +279,7 @@ class Up(nn.Module):
 class IPTV2(ImageNetwork):
     """Focal-global blocks at three resolutions, C, 2C and 4C channels wide; the decoder's last level keeps 2C.
 
-    The paper's widths and depths are not known; these, of 0.92M parameters by default, are ours.
+    The sizes are our own: 0.92M parameters by default.
 
     Args:
         upscale: factor of super-resolution; 1 keeps the size and adds the input back (denoising and the like).
@@ -241,7 +290,7 @@ class IPTV2(ImageNetwork):
         window_size: side M of FCSA's windows, even.
         grid_size: side P of GGSA's cells at each level; halved with the map, lattices keep their number of positions.
         hidden_ratio: width r of the feed-forward network in units of its channels.
-        merged: whether the branches of every feed-forward network are merged, as `merge` returns it.
+        merged: build with merged feed-forward networks, the form that `merge` returns.
         img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1].
 
     Raises:
@@ -276,7 +325,7 @@ class IPTV2(ImageNetwork):
             options = (width, num_heads[level], window_size, grid_size[level], hidden_ratio, merged)
             return Blocks(*(FocalGlobalBlock(*options) for _ in range(depths[level])))
 
-        self.shallow = nn.Conv2d(in_chans, dim, 3, padding=1)
+        self.shallow = TokenStem(in_chans, dim)
         self.encoder1, self.encoder2, self.bottleneck = (blocks(width, level) for level, width in enumerate(widths))
         self.down1, self.down2 = Down(widths[0]), Down(widths[1])
         self.up2, self.up1 = Up(widths[2]), Up(widths[1])
@@ -286,8 +335,7 @@ class IPTV2(ImageNetwork):
         self.to_target = PixelShuffleHead(widths[1], in_chans, upscale)
 
     def restore(self, image: Tensor) -> Tensor:
-        shallow = self.shallow(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
-        x1 = self.encoder1(shallow)
+        x1 = self.encoder1(self.shallow(image))
         x2 = self.encoder2(self.down1(x1))  # (N, H/2, W/2, 2C)
         x3 = self.bottleneck(self.down2(x2))  # (N, H/4, W/4, 4C)
         y2 = self.decoder2(self.reduce2(torch.cat([self.up2(x3), x2], -1)))
@@ -295,19 +343,18 @@ class IPTV2(ImageNetwork):
         return self.to_target(y1)
 
     def merge(self) -> IPTV2:
-        """A copy whose feed-forward networks have one 5x5 convolution each and the same output; self is not changed."""
+        """A copy with merged feed-forward networks and the same output, for inference; self is not changed."""
         merged = copy.deepcopy(self)
         for module in merged.modules():
-            if isinstance(module, RepLeFFN) and not module.conv.merged:
-                conv = RepDepthwiseConv(module.conv.dim, merged=True).to(next(module.conv.parameters()))
-                conv.load_state_dict(module.conv.state_dict())
-                module.conv = conv.train(module.training)
+            for name, ffn in module.named_children():
+                if isinstance(ffn, RepLeFFN):
+                    setattr(module, name, ffn.merge())
         return merged
 
     def adapt_state_dict(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Weights of a network with or without merged branches, in the form of this one."""
+        """Weights of a network with or without merged feed-forward networks, in the form of this one."""
         adapted = dict(weights)
         for name, module in self.named_modules():
-            if isinstance(module, RepDepthwiseConv):
+            if isinstance(module, RepLeFFN):
                 module.adapt(adapted, f'{name}.')
         return adapted

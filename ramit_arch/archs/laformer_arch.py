@@ -4,10 +4,11 @@ Yuang Ai, Huaibo Huang, Tao Wu, Qihang Fan, Ran He: Breaking Complexity Barriers
 Rank Enhanced Linear Attention. Paper: https://arxiv.org/abs/2505.16157.
 
 The blocks are those that the abstract names: linear attention enriched by a light depth-wise convolution (RELA),
-channel attention, and a convolutional gated feed-forward network, without softmax, windows or shifts. Layout, widths
-and kernel sizes are not published with it: they are ours, and so no score of the paper is claimed. Feature maps are
-token-major, (N, H, W, C). Time and memory grow linearly with the number of pixels. Attention and channel gate see the
-whole image, so tiles change the output a little; sums over all positions leave the range of float16.
+channel attention, and a convolutional gated feed-forward network, without softmax, windows or shifts. The paper's
+layout, widths and kernel sizes were not available to us; those here are our own, so none of its scores are claimed.
+Feature maps are token-major, (N, H, W, C). Time and memory grow linearly with the number of pixels. Attention and
+channel gate see the whole image, so tiles change the output a little; sums over all positions leave the range of
+float16.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
-import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -24,11 +24,17 @@ from torch import Tensor, nn
 
 from ramit_arch.archs.arguments import checked
 from ramit_arch.archs.image_network import ImageNetwork
-from ramit_arch.archs.layers import Blocks, DepthwiseConv, PixelShuffleHead, PointwiseConv, require
+from ramit_arch.archs.layers import Blocks, DepthwiseConv, PixelShuffleHead, PointwiseConv, TokenStem, require
 from ramit_arch.archs.row_bands import in_bands
 
-FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {'relu': F.relu, 'elu': lambda x: 1 + F.elu(x)}
 EPS = 1e-6
+
+
+def elu_plus_one(x: Tensor) -> Tensor:
+    return 1 + F.elu(x)
+
+
+FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {'relu': F.relu, 'elu': elu_plus_one}
 
 
 class RankEnhancedLinearAttention(nn.Module):
@@ -125,7 +131,7 @@ class LAformerBlock(nn.Module):
 class LAformer(ImageNetwork):
     """A stack of LAformer blocks between two 3x3 convolutions, with a residual connection around it.
 
-    The paper's layout is not known; this one, of 0.9M parameters by default, is ours.
+    Layout and sizes are our own: 0.91M parameters by default.
 
     Args:
         upscale: factor of super-resolution; 1 keeps the size and adds the input back (denoising and the like).
@@ -133,7 +139,7 @@ class LAformer(ImageNetwork):
         dim: channels C of the features.
         depth: number of blocks.
         num_heads: heads of the linear attention, a divisor of `dim`.
-        feature_map: phi, 'relu' or 'elu' for 1 + ELU.
+        feature_map: phi of the linear attention, ReLU or 1 + ELU (`elu`).
         rank_kernel: side of the depth-wise convolution of the values, odd.
         channel_reduction: `dim` divided by the width of the channel attention's hidden layer.
         hidden_ratio: width of the feed-forward network in units of `dim`, for each of gate and value.
@@ -164,13 +170,13 @@ class LAformer(ImageNetwork):
         require(dim % num_heads == 0, 'num_heads', num_heads, f'a divisor of dim, which is {dim}')
         require(int(dim * hidden_ratio) > 0, 'hidden_ratio', hidden_ratio, f'at least 1 / dim, and dim is {dim}')
         options = (dim, num_heads, feature_map, rank_kernel, channel_reduction, hidden_ratio)
-        self.shallow = nn.Conv2d(in_chans, dim, 3, padding=1)
+        self.shallow = TokenStem(in_chans, dim)
         self.blocks = Blocks(*(LAformerBlock(*options) for _ in range(depth)))
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
         self.to_target = PixelShuffleHead(dim, in_chans, upscale)
 
     def restore(self, image: Tensor) -> Tensor:
-        shallow = self.shallow(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
+        shallow = self.shallow(image)
         x = self.blocks(shallow)
         x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.to_target(x + shallow)

@@ -48,6 +48,17 @@ class FeedForward(nn.Module):
         return self.out(F.gelu(self.hidden(x)))
 
 
+class TokenStem(nn.Module):
+    """3x3 convolution into token-major features: (N, in_chans, H, W) -> (N, H, W, C)."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, dim, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.conv(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
+
+
 class PixelShuffleHead(nn.Module):
     """3x3 convolution and pixel shuffle: (N, H, W, C) -> (N, out_chans, H * upscale, W * upscale)."""
 

@@ -38,6 +38,7 @@ from ramit_arch.archs.image_network import ImageNetwork
 from ramit_arch.archs.layers import (
     FeedForward,
     PointwiseConv,
+    TokenStem,
     drop_path,
     l2_norm,
     layer_norm,
@@ -265,17 +266,6 @@ class Stage(nn.Module):
 # --------------------------------------------------------------------------- around the stages (Fig. 2a, 2c, 2d)
 
 
-class ShallowModule(nn.Module):
-    """3x3 convolution into the token-major features: (N, in_chans, H, W) -> (N, H, W, C)."""
-
-    def __init__(self, in_chans: int, dim: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_chans, dim, 3, padding=1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.conv(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
-
-
 class Downsizing(nn.Module):
     """Patch merging with MobiVari instead of a linear layer (Sec. 3.1): (N, H, W, C) -> (N, H/2, W/2, C)."""
 
@@ -431,7 +421,7 @@ class RAMiT(ImageNetwork):
             for depth, heads in zip(depths, num_heads, strict=True)
         ]
 
-        self.shallow = ShallowModule(in_chans, dim)
+        self.shallow = TokenStem(in_chans, dim)  # shallow module
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
         self.down1, self.down2 = Downsizing(dim, mobivari), Downsizing(dim, mobivari)
         self.bottleneck = Bottleneck(dim, mixer)
