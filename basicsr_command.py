@@ -377,10 +377,10 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
         nargs=3,
         type=int,
         metavar=('SIZE', 'STEP', 'THRESHOLD'),
-        help="cut (training) images into sub-images, in ground truth pixels; BasicSR's crop_size, step and thresh_size",
+        help="cut images (only training ones if there are) into sub-images; BasicSR's crop_size, step, thresh_size",
     )
     prepare.add_argument('--convert', action='store_true', help='convert 16-bit, palette, alpha and CMYK images')
-    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than was published')
+    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than the published')
     prepare.add_argument('--dry_run', action='store_true', help='report what would be written, write nothing')
     verify.add_argument('root', nargs='?', metavar='DIR', help='where `prepare` wrote the datasets')
     verify.add_argument(

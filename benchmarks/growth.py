@@ -4,8 +4,8 @@
     python benchmarks/growth.py --rounds 1 --json growth.json
 
 Square LQ images from 64x64 to 1024x1024, of the default networks (0.9M parameters), in float32, whole: without tiles. A
-network whose cost is linear takes the same for each pixel at every size; time that falls at first is what every call
-costs. Peak memory is taken in a process of its own, on Linux only.
+network whose cost is linear takes the same for each pixel at every size; time per pixel that falls at first is
+per-call overhead. Peak memory is taken in a process of its own, on Linux only.
 """
 
 from __future__ import annotations

@@ -5,14 +5,13 @@
 
 Networks of 283K parameters at x2 (within 5%) are trained by `basicsr train` with the same data, batches, loss,
 optimiser and constant learning rate, and scored by their moving average. Tasks: SRx2; CDN25, colour denoising at
-sigma 25; DR, deraining, of Rain100H's pairs with the last 30% by name held out; DB, deblurring of synthetic motion
-blur. They show how the networks learn in a short time, no more: published scores take a thousand times as long.
-BasicSR's EDSR has no residual connection from the input to the output, which costs it PSNR at scale 1.
+sigma 25; DR, deraining, of Rain100H's pairs with the last 30% by name held out; blur, removal of synthetic motion
+blur. They show how the networks learn in a short time, no more: published trainings are orders of magnitude longer.
+BasicSR's EDSR has no residual connection from the input to the output, a disadvantage at scale 1.
 
 Equal images: N iterations each. Equal time: the N iterations of RAMiT, and of every other network as many as take the
-same time by step times that are measured first: CPU seconds of one thread, all networks in turn, median. A clock beside
-the trainings would measure the machine as well: two trainings run at once, beside whatever else it does, and the number
-of iterations would change from run to run. By step times a training is deterministic, and can be stopped and continued.
+same time by step times that are measured first: CPU seconds of one thread, all networks in turn, median. Wall-clock
+time would depend on the load of the machine, and the iteration counts would change from run to run.
 The hours that each really took are recorded in relatives.json. The rate is constant, so that one training serves both
 tables: it is scored after the smaller number of iterations, and continued to the larger.
 
@@ -36,6 +35,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
+from threading import Event
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +50,8 @@ from ramit_arch.evaluation.runs import read_run
 from ramit_arch.files import atomic_write
 from ramit_arch.models.compute import read_compute
 from ramit_arch.models.options import Validation
+from ramit_arch.options import load
+from ramit_arch.options.rows import OF_TASK
 
 from basicsr.archs import build_network  # isort: skip
 from basicsr.utils.registry import ARCH_REGISTRY  # isort: skip
@@ -63,7 +65,7 @@ TOLERANCE = 0.05  # of the number of parameters
 
 
 class Network(NamedTuple):
-    """Options at any scale, and at one; colour (Okabe and Ito) and marker of the figure; multiple to pad tests to."""
+    """Options; colour (Okabe and Ito) and marker in the figure; further options by scale; multiple to pad tests to."""
 
     options: dict[str, Any]
     colour: str
@@ -72,13 +74,19 @@ class Network(NamedTuple):
     size_multiple: int = 1
 
 
+def sizes(name: str) -> dict[str, Any]:
+    """A network's own options, of an option file of the project."""
+    opt = load(f'{OPTIONS}/{name}')['network_g']
+    return {key: value for key, value in opt.items() if key not in ('type', *OF_TASK)}
+
+
 NETWORKS = {
     'RAMiT': Network(
-        {'dim': 48, 'depths': [2, 2, 2, 2], 'num_heads': [4, 4, 4, 4], 'mixer_expand_groups': 1},
-        '#0072B2', 'o', {1: {'reciprocal_helper': False}},  # off at scale 1 (paper, Tab. B)
+        sizes('train_RAMiT-tiny_SRx2.yml'), '#0072B2', 'o',
+        {1: {'reciprocal_helper': False}},  # off at scale 1 (paper, Tab. B)
     ),
-    'LAformer': Network({'dim': 48, 'depth': 9, 'num_heads': 4}, '#009E73', 's'),
-    'IPTV2': Network({'dim': 16, 'depths': [1, 1, 1], 'num_heads': [1, 2, 4]}, '#D55E00', '^'),
+    'LAformer': Network(sizes('relatives_tiny.yml::LAformer-tiny_SRx2'), '#009E73', 's'),
+    'IPTV2': Network(sizes('relatives_tiny.yml::IPTV2-tiny_SRx2'), '#D55E00', '^'),
     'SwinIR': Network(
         {
             'in_chans': 3, 'img_size': PATCH, 'window_size': 8, 'img_range': 1.0, 'depths': [4, 4, 4],
@@ -221,12 +229,13 @@ def options(training: Training, count: int, datasets: Path, work: Path) -> dict[
 
 
 RUNNING: set[subprocess.Popen] = set()
+STOPPING = Event()
 
 
 def train(training: Training, datasets: Path, work: Path) -> Training:
     """Train, or continue, and score at each number of iterations."""
     for count in training.counts:
-        if training.scores(work, count):
+        if STOPPING.is_set() or training.scores(work, count):
             continue
         file = work / 'options' / f'{training.name}_{count}.yml'
         text = yaml.safe_dump(options(training, count, datasets, work), sort_keys=False)
@@ -261,6 +270,7 @@ def train_all(trainings: list[Training], jobs: int, datasets: Path, work: Path) 
     except RuntimeError as error:
         raise SystemExit(str(error)) from error
     finally:
+        STOPPING.set()
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(RUNNING):  # they save their last step
             process.terminate()

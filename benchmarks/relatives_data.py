@@ -24,7 +24,7 @@ TEST_CROP, KERNEL, LONGEST = 256, 17, 15.0  # sides of test images and kernels; 
 
 
 class Task(NamedTuple):
-    """The project's option file it starts from, the scale, the protocol, and the test set's name."""
+    """The project's option file it starts from, the scale, the protocol, the test set's name, and a title."""
 
     base: str
     scale: int
@@ -37,7 +37,7 @@ TASKS = {
     'SRx2': Task('train_RAMiT-tiny_SRx2.yml', 2, 'SR', 'Set5', 'Super-resolution x2, Set5'),
     'CDN25': Task('train_RAMiT-tiny_CDN.yml', 1, 'CDN', 'McMaster_sigma25', 'Denoising, sigma 25, McMaster'),
     'DR': Task('train_RAMiT-tiny_CDN.yml', 1, 'DR', 'Rain100H', 'Deraining, Rain100H'),
-    'DB': Task('train_RAMiT-tiny_CDN.yml', 1, 'RGB', 'McMaster_blurred', 'Motion deblurring, McMaster'),
+    'blur': Task('train_RAMiT-tiny_CDN.yml', 1, 'RGB', 'McMaster_blurred', 'Motion deblurring, McMaster'),
 }
 
 

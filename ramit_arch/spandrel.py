@@ -1,4 +1,4 @@
-"""RAMiT and other registered networks in spandrel, the model loader behind chaiNNer and ComfyUI.
+"""RAMiT and its relatives in spandrel, the model loader behind chaiNNer and ComfyUI.
 
 Call `install` before loading a file, which `basicsr export` has written:
 
@@ -24,15 +24,17 @@ from spandrel import (  # type: ignore[import-untyped]
 )
 from torch import Tensor, nn
 
+from ramit_arch.archs.image_network import ImageNetwork
 from ramit_arch.errors import UserError
 from ramit_arch.inference.checkpoints import DESCRIPTION, unpack_description
 from ramit_arch.inference.networks import build, describe, matching_tasks
 
 
 def install() -> None:
-    """Add all registered networks to spandrel's main registry, once, except those whose names it has already."""
-    for name, _ in ARCH_REGISTRY:
-        MAIN_REGISTRY.add(ArchSupport.from_architecture(RegisteredArch(name)), ignore_duplicates=True)
+    """Register networks with spandrel: those of this package, and others that find their options in their weights."""
+    for name, network in ARCH_REGISTRY:
+        if issubclass(network, ImageNetwork) or hasattr(network, 'options_from'):
+            MAIN_REGISTRY.add(ArchSupport.from_architecture(RegisteredArch(name)), ignore_duplicates=True)
 
 
 class RegisteredArch(Architecture[nn.Module]):

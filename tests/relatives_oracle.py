@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import torch
 from oracle import State, conv1x1, gelu, l2_normalise, part, pixel_shuffle, softmax, symmetric_pad
@@ -99,9 +100,9 @@ def head_by_head(attend: Callable[[int, Tensor, Tensor, Tensor], Tensor], qkv: T
     return torch.stack(images)
 
 
-def whole_network(image: Tensor, multiple: int, upscale: int, restored: Callable, mean: Sequence, std: Sequence):
+def whole_network(image: Tensor, multiple: int, upscale: int, restored: Callable, *statistics: Sequence) -> Tensor:
     """Normalise, pad by a symmetric mirror, restore, add the input at scale 1, undo the normalisation, crop."""
-    mean, std = (image.new_tensor(values)[:, None, None] for values in (mean, std))
+    mean, std = (image.new_tensor(values)[:, None, None] for values in statistics)
     padded = symmetric_pad((image - mean) / std, multiple)
     output = restored(padded) + (padded if upscale == 1 else 0)
     return (output * std + mean)[:, :, : image.shape[2] * upscale, : image.shape[3] * upscale]
@@ -150,7 +151,7 @@ def laformer_block(state: State, x: Tensor, heads: int, feature_map: str) -> Ten
     return x + gated_feed_forward(part(state, 'ffn'), layer_norm(part(state, 'norm2'), x, 1e-5))
 
 
-def laformer(state: State, image: Tensor, **options) -> Tensor:
+def laformer(state: State, image: Tensor, **options: Any) -> Tensor:
     """Restored (N, C, rH, rW) of (N, C, H, W); the options are those of `LAformerOptions`."""
     o = LAformerOptions(**options)
 
@@ -226,7 +227,7 @@ def fg_block(state: State, x: Tensor, heads: int, m: int, p: int) -> Tensor:
     return x + rep_leffn(part(state, 'ffn2'), layer_norm(part(state, 'norm4'), x, 1e-6))
 
 
-def iptv2(state: State, image: Tensor, **options) -> Tensor:
+def iptv2(state: State, image: Tensor, **options: Any) -> Tensor:
     """Restored (N, C, rH, rW) of (N, C, H, W); the options are those of `IPTV2Options`."""
     o = IPTV2Options(**options)
 

@@ -292,7 +292,9 @@ def test_networks_in_place_of_ramit_keep_all_but_its_architecture(file: Path) ->
         )
         assert name == training['name'] == f'{row.variant}_{row.task}'
         changed = {key for key in training if training[key] != base[key]}
-        assert changed == {'name', 'network_g'} | ({'path'} if training['path'] else set())
+        own = row.section.keys() - {'source', 'tasks'}
+        assert changed == {'name', *own} | ({'path'} if training['path'] else set())
+        assert all({**base[key], **row.section[key]} == training[key] for key in own - {'network_g'})
         network = training['network_g']
         assert {key: network[key] for key in network if key not in row.section['network_g']} == {
             key: value for key, value in base['network_g'].items() if key in rows.OF_TASK
@@ -313,6 +315,14 @@ def test_network_in_place_of_ramit_trains_and_is_tested(
     run_test(f'{RELATIVES[0]}::{name}', trained['network_g'], generated, tmp_path)
 
 
+def test_network_of_x4_needs_a_row_for_x2(tmp_path: Path) -> None:
+    section = '{source: mine, tasks: [SRx4], network_g: {type: LAformer}}'
+    (tmp_path / 'mine.yml').write_text(f'experiment: RAMiT\nnetworks: {{Mine: {section}}}\n')
+    (tmp_path / 'train_RAMiT_SRx4.yml').write_text((ROOT / 'options' / 'train_RAMiT_SRx4.yml').read_text())
+    text = call_basicsr('check', '-opt', 'mine.yml::Mine_SRx4', cwd=tmp_path).stderr
+    assert text == 'error: Mine_SRx4 starts from Mine_SRx2; add SRx2 to the tasks of Mine\n'
+
+
 def test_row_without_a_test_file_is_tested_by_another(tmp_path: Path) -> None:
     result = call_basicsr('test', '-opt', f'{RELATIVES[1]}::IPTV2-tiny_SRx2', cwd=tmp_path)
     assert 'IPTV2-tiny_SRx2 has no test_RAMiT-tiny_SRx2.yml; test it by another file' in result.stderr
@@ -330,7 +340,7 @@ def test_a_malformed_ablation_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / 'mine.yml').write_text('ablations: {wide: {tasks: SRx2, network_g: {dim: 96}}}\n')
     text = call_basicsr('options', 'mine.yml', cwd=tmp_path).stderr
     assert text == (
-        'error: file of rows: experiment is missing; ablations.wide.source is missing; '
+        'error: row file: experiment is missing; ablations.wide.source is missing; '
         "ablations.wide.tasks is 'SRx2'; it must be a list of texts\n"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -161,7 +162,7 @@ def test_sequences_below_two_folders_are_told_apart_by_the_user(tmp_path: Path) 
         (lambda file: savemat(file, {'a': blocks(0)[..., :8, :, :]}), '0000_00: 16x16, which does not fit'),
     ],
 )
-def test_a_damaged_matlab_file(damage, words: str, tmp_path: Path) -> None:
+def test_a_damaged_matlab_file(damage: Callable[[Path], None], words: str, tmp_path: Path) -> None:
     damage(sidd(tmp_path / 'raw') / 'ValidationGtBlocksSrgb.mat')
     assert words in refusal('SIDD', tmp_path)
 

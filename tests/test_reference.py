@@ -42,9 +42,10 @@ def validate() -> Callable[[dict], dict]:
 def test_editors_take_our_option_files(file: Path, validate: Callable[[dict], dict]) -> None:
     validate(options.read(file))
     content = options.read(file)
-    names = rows.rows(content) if rows.has_rows(content) else None
-    for name in names or [None]:
-        validate(options.load(f'{file}::{name}' if name else file))
+    found = rows.rows(content) if rows.has_rows(content) else {}
+    names = {row.variant: f'{file}::{name}' for name, row in found.items()}  # one of each section
+    for name in names.values() or [file]:
+        validate(options.load(name))
 
 
 def test_editors_take_files_of_other_networks_and_keys_without_a_value(validate: Callable[[dict], dict]) -> None:

@@ -11,7 +11,7 @@ framework wants to know it may answer by these attributes, all optional:
     set_compiled(on)            use native kernels on a CPU, and return why not, or None; without it `torch.compile`
                                 takes the whole network
     merge()                     a copy for inference with the same output, which is exported to ONNX and torch.export
-    adapt_state_dict(weights)   weights in its own form, if it can load those of another form (merged or not)
+    adapt_state_dict(weights)   convert weights of another form (merged or unmerged) to its own
     tasks_of(weights)           tasks that a network of these weights may be for, if they are its own
     options_from(weights, task) its arguments, for checkpoints that do not carry them
 """

@@ -1,4 +1,4 @@
-"""What surrounds the features of a restoration network: normalisation, padding, cropping, the residual connection."""
+"""Base class of restoration networks: normalisation, padding, cropping and the global residual connection."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""How each task is scored, said once; option files name it by `val.protocol`.
+"""How each task is scored; option files select it by `val.protocol`.
 
-`PAPER` are the tasks of the paper (Sec. 4.1 and Appendix B). `FURTHER` are tasks of its relatives, scored as is usual
-for them: PSNR and SSIM of RGB images, no border.
+`PAPER` are the tasks of the paper (Sec. 4.1 and Appendix B). `FURTHER` are tasks of its relatives, scored by
+the usual protocol of the field: PSNR and SSIM of RGB images, no border.
 - DB: GoPro (Nah et al., CVPR 2017) and HIDE (Shen et al., ICCV 2019), as MPRNet (CVPR 2021), Restormer and NAFNet.
-- DH: SOTS (Li et al., TIP 2019), as FFA-Net (AAAI 2020). DehazeFormer (TIP 2023) takes SSIM of reduced images: its SSIM
-  does not compare.
+- DH: SOTS (Li et al., TIP 2019), as FFA-Net (AAAI 2020). DehazeFormer (TIP 2023) computes SSIM on downscaled
+  images, so its SSIM is not comparable.
 - RDN: the 1,280 validation blocks of SIDD (Abdelhamed et al., CVPR 2018), as MPRNet, Restormer and NAFNet: the average
   over blocks.
-SSIM is BasicSR's, the average over the channels; those of MPRNet and Restormer (MATLAB's on the RGB array) and of
-NAFNet (a three-dimensional window) differ.
+SSIM is BasicSR's, the average over the channels. MPRNet and Restormer use MATLAB's on the RGB array, NAFNet a
+three-dimensional window; their SSIM is not comparable.
 
 Common to all: the output is clamped to [0, 1] and rounded to 8 bits, PSNR and SSIM compare it with the 8-bit target,
 and the network pads its input symmetrically at the right and bottom and crops its output back.

@@ -6,6 +6,7 @@ that they are for (`network`, see `networks.describe`); in safetensors as JSON i
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import logging
@@ -148,8 +149,9 @@ def fitting_weights(
     Raises:
         UserError: with `strict`, if not all fit.
     """
-    if hasattr(network, 'adapt_state_dict'):
-        weights = network.adapt_state_dict(weights)  # type: ignore[operator]
+    adapt = getattr(network, 'adapt_state_dict', None)
+    if inspect.ismethod(adapt):
+        weights = adapt(weights)
     own = network.state_dict()
     if skip is not None:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith(skip)}

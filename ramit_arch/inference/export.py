@@ -7,6 +7,7 @@ network needs, and crops its output.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import io
 import json
 import logging
@@ -93,8 +94,9 @@ def export(loaded: Loaded, kind: str, half: bool = False) -> Exported:
     set_compiled = getattr(loaded.network, 'set_compiled', None)
     if set_compiled is not None:
         set_compiled(False)  # native kernels are no operators of another program
-    if kind != 'safetensors' and hasattr(loaded.network, 'merge'):
-        loaded = replace(loaded, network=loaded.network.merge())  # type: ignore[operator]
+    merge = getattr(loaded.network, 'merge', None)
+    if kind != 'safetensors' and inspect.ismethod(merge):
+        loaded = replace(loaded, network=merge())
     _cast(loaded.network, torch.float16 if half else torch.float32)
     if kind == 'onnx':
         return _onnx(loaded, half)

@@ -52,7 +52,7 @@ class Restorer:
     Attributes:
         scale, channels, size_multiple: as above.
         file: the checkpoint, or None.
-        task: the paper's task for which the network was trained, if it is known.
+        task: SR, CDN and so on, if it is known.
 
     Raises:
         UserError: as `load_network`, or the device is not there.

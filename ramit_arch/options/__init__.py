@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 def load(file: str | Path, testing: bool = False) -> dict[str, Any]:
     """Read an option file as plain data, on top of the file that its key `base` names, if any.
 
-    FILE::ROW is a row of a file of rows, which becomes the options of a training, or with `testing` of its test.
+    FILE::ROW is a row of a row file, which becomes the options of a training, or with `testing` of its test.
 
     `base` is a path relative to the file, or the name of a packaged option file. Sections are merged key by key, unless
     they name another `type` than the base's; any other value, a list too, replaces that of the base, and a null removes
@@ -66,7 +66,7 @@ def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     path = base_file(file, base)
     if path.resolve() in above:
         raise UserError(f'{file}: base {base}: a file cannot be its own base')
-    return _merge(_load(path, above), opt)
+    return rows.merge(_load(path, above), opt)
 
 
 def base_file(file: Path, base: str) -> Path:
@@ -82,20 +82,6 @@ def base_file(file: Path, base: str) -> Path:
         return Path(packaged.find(base))
     except UserError as error:
         raise UserError(f'{file}: base {error}') from error
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(base.get(key), dict):
-            # The keys of one network, dataset, loss or optimiser mean nothing to another.
-            another = 'type' in value and value['type'] != base[key].get('type', value['type'])
-            merged[key] = _merge({} if another else base[key], value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def without_nulls(opt: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Option files of rows, such as options/ablations.yml and options/relatives.yml: many experiments on few bases.
+"""Row files such as options/ablations.yml and options/relatives.yml: each row is an experiment, defined as changes to a
+base option file.
 
-FILE::EXPERIMENT_TASK_VARIANT is an ablation, FILE::NETWORK_TASK another network, each trained and tested by the options
-of the experiment's file for the task.
+FILE::EXPERIMENT_TASK_VARIANT is an ablation, FILE::NETWORK_TASK another network; the base is the experiment's file for
+the task. A row's sections are merged with the base's key by key.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Row(NamedTuple):
 
 
 def has_rows(content: dict[str, Any]) -> bool:
-    return any(kind in content for kind in KINDS)
+    """Whether an option file is a row file."""
+    return 'ablations' in content or {'experiment', 'networks'} <= content.keys()
 
 
 def rows(content: dict[str, Any]) -> dict[str, Row]:
@@ -52,7 +54,7 @@ def rows(content: dict[str, Any]) -> dict[str, Row]:
     Raises:
         UserError: the file's own keys are missing or wrong.
     """
-    file = parse(RowFile, content, 'file of rows')
+    file = parse(RowFile, content, 'row file')
     found = {}
     for kind in KINDS:
         for variant, checked in getattr(file, kind).items():
@@ -61,6 +63,21 @@ def rows(content: dict[str, Any]) -> dict[str, Row]:
                 row = Row(kind, variant, task, content[kind][variant], pattern.format('SRx2'))
                 found[pattern.format(task)] = row
     return found
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Options changed key by key; null removes a key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            # The keys of one network, dataset, loss or optimiser mean nothing to another.
+            another = 'type' in value and value['type'] != base[key].get('type', value['type'])
+            merged[key] = merge({} if another else base[key], value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def listing(content: dict[str, Any]) -> str:
@@ -93,9 +110,12 @@ def apply(opt: dict[str, Any], content: dict[str, Any], name: str, testing: bool
 
     Args:
         opt: those of its base.
-        content: the file of rows.
+        content: the row file.
         name: the row.
         testing: whether the options are for a test, of the row's own network.
+
+    Raises:
+        UserError: a network of x3 or x4 has no x2 to start from.
     """
     found = rows(content)
     row = found[name]
@@ -104,9 +124,11 @@ def apply(opt: dict[str, Any], content: dict[str, Any], name: str, testing: bool
         kept = {key: value for key, value in kept.items() if key in OF_TASK}
     network = {**kept, **row.section.get('network_g', {})}
     changes = {key: value for key, value in row.section.items() if key not in (*Variant.model_fields, 'network_g')}
-    result = {**opt, **changes, 'name': name}
+    result = {**merge(opt, changes), 'name': name}
     result['network_g'] = {key: value for key, value in network.items() if value is not None}
     source = name if testing else row.first if row.task in ('SRx3', 'SRx4') else None
+    if source not in (None, *found) and row.kind == 'networks':
+        raise UserError(f'{name} starts from {source}; add SRx2 to the tasks of {row.variant}')
     if source and (testing or source in found):
         result['path'] = {**opt['path'], 'pretrain_network_g': f'experiments/{source}/models/net_g_latest.pth'}
     return result

@@ -48,7 +48,7 @@ def block_shape(path: Path) -> tuple[int, int, int]:
 
 
 def read_block(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 in BGR order; the file's values stay in memory for the next block.
+    """(H, W, 3) uint8 in BGR order; the file's values stay in memory for the next block, until `forget_blocks`.
 
     Raises:
         UserError: the file is damaged.
@@ -57,6 +57,11 @@ def read_block(path: Path) -> np.ndarray:
     with _loading:
         values = _values(path.parent, path.parent.stat().st_mtime_ns)
     return np.ascontiguousarray(values[image, block, :, :, ::-1])
+
+
+def forget_blocks() -> None:
+    """Free the values of MATLAB files."""
+    _values.cache_clear()
 
 
 @functools.lru_cache(maxsize=8)

@@ -224,8 +224,8 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def _folders(folders: list[Path], source: Source, wanted: str) -> list[tuple[Source, Path]]:
-    """The folders whose paths end as wanted, of which only * finds several, each with a source whose prefix has the
-    name there for its *; raises UserError where they may be below either of two folders."""
+    """Folders whose path ends as wanted, below the nearest root; `*` may match several, whose names replace `*` in the
+    prefix. Raises UserError if two roots are equally near."""
     patterns = Path(wanted).parts
     found: dict[Path, list[tuple[Source, Path]]] = {}
     for folder in folders:

@@ -56,6 +56,9 @@ class Options:
     workers: int = 1
 
 
+Named = dict[str, tuple[str, Path]]  # names and files, under the names in lower case
+
+
 @dataclass(frozen=True)
 class Image:
     file: Path
@@ -69,7 +72,8 @@ class Image:
         height, width = self.header.height - 2 * border, self.header.width - 2 * border
         return replace(self, header=self.header._replace(height=height, width=width, fits=False), border=border)
 
-    def __str__(self) -> str:
+    def signature(self) -> str:
+        """By which a later run recognises that the file is the same."""
         cut = f' without {self.border} at every side' if self.border else ''
         return f'{self.file.name} {self.bytes} {self.modified}{cut}'
 
@@ -155,7 +159,7 @@ class Plan:
         cut += f', middle {self.middle}' if self.middle else ''
         sources = {}
         for entry in self.entries:
-            sources.update(dict.fromkeys(self.names(store, entry), str(store.image(entry))))
+            sources.update(dict.fromkeys(self.names(store, entry), store.image(entry).signature()))
         return Job(f'{store.kind} x{store.scale}{cut}', sources)
 
     def bytes(self, store: Store) -> int:
@@ -316,13 +320,10 @@ def _entries(part: Part, located: Located, options: Options) -> tuple[list[Entry
     named_by_lq = any(source.named_by_lq for source, _ in located.lq)
     folders = [folder for _, folder in (located.lq if named_by_lq else located.hq)]
     where = ' and '.join(map(str, folders)) if len(folders) < 3 else f'{os.path.commonpath(folders)}/*'
+    count = len(lq if named_by_lq else hq)
     if named_by_lq:
-        owners = {source.key(file, True).lower(): source.owner(file).lower() for source, file in low}
-        if not any(source.more_hq for source, _ in located.lq):
-            problems += [f'{hq[key][1]}: no LQ image for it' for key in sorted(hq.keys() - owners.values())]
-        count, hq = len(lq), {key: (lq[key][0], hq[owner][1]) for key, owner in owners.items() if owner in hq}
-    else:
-        count = len(hq)
+        hq, more = _named_by_lq(low, hq, lq)
+        problems += more
     renaming = find_renaming(hq, lq) if part.lq is not None and not named_by_lq and hq.keys() != lq.keys() else None
     if renaming is not None:
         print(f'pairs by their names: {renaming.text}')
@@ -361,15 +362,24 @@ def _entries(part: Part, located: Located, options: Options) -> tuple[list[Entry
     return [entry for entry in entries if entry.lq is not None or part.lq is None], problems
 
 
+def _named_by_lq(low: list[tuple[Source, Path]], hq: Named, lq: Named) -> tuple[Named, list[str]]:
+    """The ground truth of every LQ image under its name, and which ground truth has none."""
+    owners = {source.key(file, True).lower(): source.owner(file).lower() for source, file in low}
+    complete = not any(source.more_hq for source, _ in low)
+    alone = sorted(hq.keys() - owners.values()) if complete else []
+    named = {key: (lq[key][0], hq[owner][1]) for key, owner in owners.items() if owner in hq}
+    return named, [f'{hq[key][1]}: no LQ image for it' for key in alone]
+
+
 def _entry(key: str, hq: Image, lq: Image | None, border: int) -> Entry:
-    """A pair, of which the clean image may have a border that the other lacks."""
+    """A pair; crops the border that only the ground truth has."""
     sides = ('height', 'width')
     if border and lq and all(getattr(hq.header, s) - getattr(lq.header, s) == 2 * border for s in sides):
         hq = hq.without_border(border)
     return Entry(key, hq, lq)
 
 
-def _named(files: list[tuple[str, Path]]) -> tuple[dict[str, tuple[str, Path]], list[str]]:
+def _named(files: list[tuple[str, Path]]) -> tuple[Named, list[str]]:
     """Names and files under the names in lower case, by which partners are found; and files that share one."""
     named = defaultdict(list)
     for name, file in files:

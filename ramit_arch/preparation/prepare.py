@@ -17,7 +17,7 @@ import numpy as np
 
 from ramit_arch.errors import UserError, counted
 from ramit_arch.preparation.bicubic import downscale
-from ramit_arch.preparation.blocks import is_block, read_block
+from ramit_arch.preparation.blocks import forget_blocks, is_block, read_block
 from ramit_arch.preparation.catalogue import data_set, data_sets
 from ramit_arch.preparation.images import check_whole, encode, read_pixels
 from ramit_arch.preparation.plan import Cut, Entry, Image, Options, Plan, Store, plan, plan_own, report
@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
     source, target, options = Path(args.source).expanduser(), Path(args.target).expanduser(), _options(args)
     if OWN in args.names:
         if len(args.names) > 1:
-            raise UserError('own: prepare the datasets of the paper in another run')
+            raise UserError('own: prepare published datasets in another run')
         plans = plan_own(source, Path(args.lq).expanduser() if args.lq else None, target, options)
     elif args.lq is not None:
-        raise UserError('--lq is for own; of the datasets of the paper, --from finds the LQ images')
+        raise UserError('--lq is for own; of published datasets, --from finds the LQ images')
     else:
         plans, problems = [], []
         for entry in [data_set(name) for name in args.names]:
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.dry_run:
         for one in plans:
             build(one, options.workers)
+            forget_blocks()
 
 
 def listing() -> str:

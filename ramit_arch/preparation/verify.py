@@ -130,7 +130,7 @@ def _groups(root: Path, only: list[str] | None) -> Iterator[Group]:
             raise UserError(f'{root}: {part.to} is not there; make it by `basicsr prepare`')
     if not count:
         raise UserError(
-            f'{root}: no dataset of the paper is there (basicsr prepare lists them); your own need --gt, --lq, --scale'
+            f'{root}: no published dataset is there (basicsr prepare lists them); your own need --gt, --lq, --scale'
         )
 
 
@@ -329,7 +329,7 @@ def _leaks(groups: list[Group], looks: dict[str, dict[str, Look]]) -> Iterator[t
     """Pictures that a training and a test set share, with the reason if that is known and meant."""
     parts = [group.part for group in groups if group.part is not None]
     for train in (part for part in parts if part.use == 'train'):
-        # Thumbnails that differ by less than NEAR on average have means that do: only those are compared.
+        # A mean absolute difference below NEAR implies that the means differ by less than NEAR: compare only those.
         distinct: dict[str, tuple[str, np.ndarray]] = {}  # of the pairs that share a ground truth, the first
         for key, look in looks[train.to].items():
             if look.thumb is not None:
