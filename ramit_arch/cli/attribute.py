@@ -15,7 +15,7 @@ from ramit_arch.evaluation import figures
 from ramit_arch.evaluation.attribution import Attribution, Box, attribute, diffusion_index
 from ramit_arch.evaluation.attribution_figure import figure
 from ramit_arch.evaluation.text import aligned
-from ramit_arch.inference.restorer import Restorer, restore_whole
+from ramit_arch.inference.restorer import Restorer, is_out_of_memory, restore_whole
 
 LARGEST_ERROR = 0.05  # of the integration, that is not remarked on
 
@@ -67,13 +67,21 @@ def _names(args: argparse.Namespace) -> list[str]:
 def _attribute(
     path: str, name: str, restorer: Restorer, image: np.ndarray, box: Box, args: argparse.Namespace
 ) -> Attribution:
-    network = partial(
-        restore_whole, restorer.network, scale=restorer.scale, size_multiple=restorer.size_multiple
-    )  # fmt: skip
-    with tqdm(total=args.steps, desc=name, unit='step', leave=False, disable=None) as bar, restorer.compute.active():
-        found = attribute(
-            network, image_for(restorer, image), box.scaled(restorer.scale), args.steps, args.sigma, bar.update
-        )
+    network = partial(restore_whole, restorer.network, scale=restorer.scale, size_multiple=restorer.size_multiple)
+    tensor, output_box = image_for(restorer, image), box.scaled(restorer.scale)
+    try:
+        with (
+            tqdm(total=args.steps, desc=name, unit='step', leave=False, disable=None) as bar,
+            restorer.compute.active(),
+        ):
+            found = attribute(network, tensor, output_box, args.steps, args.sigma, bar.update)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = f'{image.shape[1]}x{image.shape[0]}'
+        raise UserError(
+            f'{path}: out of memory with the gradients of {size} pixels; give a crop of the image'
+        ) from error
     if not found.map.any():
         raise UserError(f'{path}: the box of its output does not change along the path; choose a box with some detail')
     return found

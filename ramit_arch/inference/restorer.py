@@ -169,7 +169,7 @@ class Restorer:
                 self._restore_tiles(pixels, output, tile, progress)
                 return output
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 side = min(max(height, width), tile)
                 if self.tile != 'auto' or side <= SMALLEST_TILE:
@@ -312,6 +312,6 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     texts = ('out of memory', "can't allocate memory", 'not enough memory')  # of CUDA, and of the CPU's allocator
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
