@@ -12,9 +12,11 @@ from ramit_arch.evaluation.attribution import Box, contribution_area, diffusion_
 from ramit_arch.evaluation.figures import outline, show
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIDE = 2.3  # inches of the longer side of a panel
+NARROWEST = 1.3
 COLOURS = 'Reds'  # of one hue, darker for more: the order survives colour blindness and a grey printer
 SMALLEST = 1e-3  # share of the maximum that is shown as white
 CONTOURS = {0.1: 'dashed', 0.5: 'solid'}  # shares of the maximum
@@ -37,9 +39,8 @@ def figure(image: np.ndarray, box: Box, maps: Mapping[str, np.ndarray]) -> Figur
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    height, width = image.shape[:2]
-    inch = SIDE / max(height, width)
-    size = (1 + len(maps)) * (width * inch + 0.1) + 0.9, 2 * (height * inch + 0.3) + 0.5
+    height, width = (SIDE * side / max(image.shape[:2]) for side in image.shape[:2])
+    size = (1 + len(maps)) * (max(width, NARROWEST) + 0.1) + 0.9, 2 * (height + 0.3) + 0.5
     page = Figure(figsize=size, layout='constrained', dpi=200)
     panels = page.subplots(2, 1 + len(maps), squeeze=False)
     show(panels[0, 0], image, 'input', cmap='gray', vmin=0, vmax=1)
@@ -47,19 +48,24 @@ def figure(image: np.ndarray, box: Box, maps: Mapping[str, np.ndarray]) -> Figur
     detail = image[box.y : box.y + box.size, box.x : box.x + box.size]
     show(panels[1, 0], detail, '', f'box: {box.size}x{box.size} at {box.x},{box.y}', cmap='gray', vmin=0, vmax=1)
     scale = LogNorm(SMALLEST, 1, clip=True)  # a linear scale shows a few pixels and white
-    pale = 0.45 + 0.55 * (image if image.ndim == 2 else image @ np.array(LUMINANCE))
-    for column, (name, values) in zip(panels.T[1:], maps.items(), strict=True):
-        show(column[0], values / values.max(), name, cmap=COLOURS, norm=scale)
-        area = contribution_area(values)
-        show(column[1], pale, '', f'DI {diffusion_index(values):.2f}', cmap='gray', vmin=0, vmax=1)
-        column[1].imshow(area, cmap=COLOURS, vmin=0, vmax=1, alpha=0.8 * np.sqrt(area), interpolation='nearest')
-        column[1].contour(area, list(CONTOURS), colors='black', linewidths=0.9, linestyles=list(CONTOURS.values()))
-        for axes in column:
+    for (above, below), (name, values) in zip(panels.T[1:], maps.items(), strict=True):
+        show(above, values / values.max(), fill(name, 24), cmap=COLOURS, norm=scale)
+        _draw_area(below, image, values)
+        for axes in (above, below):
             outline(axes, *box, box.size)
-    panels[0, 1].set_ylabel('attribution map', fontsize=9)
-    panels[1, 1].set_ylabel('contribution area', fontsize=9)
+    for axes, label in zip(panels[:, 1], ('attribution map', 'contribution area'), strict=True):
+        axes.set_ylabel(label, fontsize=9)
     bar = page.colorbar(ScalarMappable(scale, COLOURS), ax=panels[0].tolist(), fraction=0.04, pad=0.01, format='%g')
     bar.ax.tick_params(labelsize=7)
     bar.set_label('share of the maximum', fontsize=8)
     page.supxlabel(fill(TEXT, int(size[0] * 20)), fontsize=7)
     return page
+
+
+def _draw_area(axes: Axes, image: np.ndarray, values: np.ndarray) -> None:
+    """The contribution area of an attribution map, over the image in pale grey."""
+    area = contribution_area(values)
+    pale = 0.45 + 0.55 * (image if image.ndim == 2 else image @ np.array(LUMINANCE))
+    show(axes, pale, '', f'DI {diffusion_index(values):.2f}', cmap='gray', vmin=0, vmax=1)
+    axes.imshow(area, cmap=COLOURS, vmin=0, vmax=1, alpha=0.8 * np.sqrt(area), interpolation='nearest')
+    axes.contour(area, list(CONTOURS), colors='black', linewidths=0.9, linestyles=list(CONTOURS.values()))
