@@ -172,8 +172,13 @@ def test_attention_of_a_token_gives_its_output(block: str, row: int, column: int
 def test_a_token_is_found_in_a_smaller_map() -> None:
     found = attention_maps(network(), image(), 'stage2.blocks.block0', (21, 9))
     assert (found.block, found.token, found.stride) == ('stage2.blocks.block0', (10, 4), 2)
-    assert found.window == (slice(4, 8), slice(8, 12))
+    assert [side.tolist() for side in found.window] == [[4, 5, 6, 7], [8, 9, 10, 11]]
     assert found.maps['channel'].shape == (1, 4, 4)
+
+
+def test_a_window_around_the_border_is_put_together() -> None:
+    found = attention_maps(network(), image(), 'stage4.block1', (1, 20))
+    assert [side.tolist() for side in found.window] == [[18, 19, 20, 21], [46, 47, 0, 1]]
 
 
 def test_pure_attentions_have_one_kind() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE = 2.3  # inches of the longer side of a panel
-NARROWEST = 1.3
+SHORTEST = 1.3  # of the place of a panel
 COLOURS = 'Reds'  # of one hue, darker for more: the order survives colour blindness and a grey printer
 SMALLEST = 1e-3  # share of the maximum that is shown as white
 CONTOURS = {0.1: 'dashed', 0.5: 'solid'}  # shares of the maximum
@@ -40,7 +40,7 @@ def figure(image: np.ndarray, box: Box, maps: Mapping[str, np.ndarray]) -> Figur
     from matplotlib.figure import Figure
 
     height, width = (SIDE * side / max(image.shape[:2]) for side in image.shape[:2])
-    size = (1 + len(maps)) * (max(width, NARROWEST) + 0.1) + 0.9, 2 * (height + 0.3) + 0.5
+    size = (1 + len(maps)) * (max(width, SHORTEST) + 0.1) + 0.9, 2 * (max(height, SHORTEST) + 0.3) + 0.5
     page = Figure(figsize=size, layout='constrained', dpi=200)
     panels = page.subplots(2, 1 + len(maps), squeeze=False)
     show(panels[0, 0], image, 'input', cmap='gray', vmin=0, vmax=1)
@@ -55,7 +55,10 @@ def figure(image: np.ndarray, box: Box, maps: Mapping[str, np.ndarray]) -> Figur
             outline(axes, *box, box.size)
     for axes, label in zip(panels[:, 1], ('attribution map', 'contribution area'), strict=True):
         axes.set_ylabel(label, fontsize=9)
-    bar = page.colorbar(ScalarMappable(scale, COLOURS), ax=panels[0].tolist(), fraction=0.04, pad=0.01, format='%g')
+    bar = page.colorbar(
+        ScalarMappable(scale, COLOURS), ax=list(panels.flat), fraction=0.04, pad=0.01, shrink=0.5, anchor=(0, 1),
+        format='%g',
+    )  # fmt: skip
     bar.ax.tick_params(labelsize=7)
     bar.set_label('share of the maximum', fontsize=8)
     page.supxlabel(fill(TEXT, int(size[0] * 20)), fontsize=7)

@@ -106,11 +106,17 @@ class BlockAttention(NamedTuple):
     maps: dict[str, Tensor]
 
     @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the map that have weights: a window, unless it lies around the border."""
+    def window(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the map that have weights, in the order of a window, which may lie around the border."""
         weights = self.maps['spatial'].sum(0).numpy()
         rows, columns = (np.flatnonzero(weights.any(axis)) for axis in (1, 0))
-        return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        return _unwrap(rows), _unwrap(columns)
+
+
+def _unwrap(indices: np.ndarray) -> np.ndarray:
+    """0, 1, 30, 31 -> 30, 31, 0, 1."""
+    gaps = np.flatnonzero(np.diff(indices) > 1)
+    return np.roll(indices, -gaps[0] - 1) if len(gaps) else indices
 
 
 def attention_maps(network: nn.Module, image: Tensor, block: str, token: tuple[int, int]) -> BlockAttention:
@@ -213,9 +219,7 @@ def figure(
     parts = page.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     first = _draw_maps(parts[0], image, maps, rows[0], pool)
     if attention is not None:
-        if 'spatial' in attention.maps:
-            down, right = ((side.start, side.stop - side.start) for side in attention.window)
-            outline(first, *(attention.stride * part for part in (right[0], down[0], right[1], down[1])))
+        _outline_window(first, attention)
         _draw_attention(parts[1], image, attention, panels, rows[1])
     return page
 
@@ -256,9 +260,8 @@ def _draw_attention(
             continue
         values = attention.maps[kind][head].numpy()
         if kind == 'spatial':
-            top, left = (side.start for side in attention.window)
-            values = values[attention.window]
-            outline(place, attention.token[0] - left, attention.token[1] - top, 1, 1)
+            values = values[np.ix_(*attention.window)]
+            outline(place, *_in_window(attention), 1, 1)
         show(place, values, f'{kind}, head {head}', f'0 to {values.max():.2g}', cmap=COLOURS, vmin=0)
     text = (
         f'{attention.block}. Spatial: weights of the values in the window at the token in the box. Channel: weights of '
@@ -267,14 +270,32 @@ def _draw_attention(
     part.supxlabel(fill(text, int(part.bbox.width / part.dpi * 20)), fontsize=7)
 
 
-def _draw_window(place: Axes, image: np.ndarray, attention: BlockAttention) -> None:
-    """What the image shows in the window, which may reach beyond it into the padding."""
-    stride = attention.stride
+def _in_window(attention: BlockAttention) -> tuple[int, int]:
+    """Column and row of the token in its window."""
     rows, columns = attention.window
-    crop = image[rows.start * stride : rows.stop * stride, columns.start * stride : columns.stop * stride]
+    return int(np.flatnonzero(columns == attention.token[0])[0]), int(np.flatnonzero(rows == attention.token[1])[0])
+
+
+def _draw_window(place: Axes, image: np.ndarray, attention: BlockAttention) -> None:
+    """What the image, padded as for the network, shows in the window."""
+    stride = attention.stride
+    padding = [
+        (0, stride * side - have)
+        for side, have in zip(attention.maps['spatial'].shape[1:], image.shape[:2], strict=True)
+    ]
+    padded = np.pad(image, padding + [(0, 0)] * (image.ndim - 2), mode='symmetric')
+    pixels = ((stride * side[:, None] + np.arange(stride)).ravel() for side in attention.window)
     token = f'token {attention.token[0] * stride},{attention.token[1] * stride}'
-    show(place, crop, 'input in the window', token, cmap='gray', vmin=0, vmax=1)
-    place.set_xlim(-0.5, (columns.stop - columns.start) * stride - 0.5)
-    place.set_ylim((rows.stop - rows.start) * stride - 0.5, -0.5)
-    left, top = (attention.token[0] - columns.start) * stride, (attention.token[1] - rows.start) * stride
-    outline(place, left, top, stride, stride)
+    show(place, padded[np.ix_(*pixels)], 'window', token, cmap='gray', vmin=0, vmax=1)
+    column, row = _in_window(attention)
+    outline(place, column * stride, row * stride, stride, stride)
+
+
+def _outline_window(axes: Axes, attention: BlockAttention) -> None:
+    """Show the window in the image, or the token alone if the window lies around the border or there is none."""
+    (column, row), stride, across, down = attention.token, attention.stride, 1, 1
+    if 'spatial' in attention.maps:
+        rows, columns = attention.window
+        if rows[0] < rows[-1] and columns[0] < columns[-1]:
+            column, row, across, down = columns[0], rows[0], len(columns), len(rows)
+    outline(axes, column * stride, row * stride, across * stride, down * stride)
