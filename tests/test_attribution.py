@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -90,20 +91,41 @@ def test_pixels_that_a_network_ignores_get_nothing() -> None:
     assert (found.map[:, :16] > 0).any()
 
 
-def test_a_1x1_convolution_attributes_to_the_pixels_of_the_box_alone() -> None:
+def test_a_1x1_convolution_attributes_to_the_box_and_its_neighbours_alone() -> None:
     torch.manual_seed(0)
     found = attribute(nn.Conv2d(3, 3, 1), image(), BOX, steps=4)
     inside = np.zeros(found.map.shape, bool)
-    inside[BOX.y : BOX.y + BOX.size, BOX.x : BOX.x + BOX.size] = True
-    assert (found.map[~inside] == 0).all()
-    # The last pixel of the last row is in no difference with two neighbours: it counts in none.
-    assert (found.map[inside] > 0).sum() == BOX.size**2 - 1
+    inside[BOX.y : BOX.y + BOX.size + 1, BOX.x : BOX.x + BOX.size + 1] = True  # differences to the right and downwards
+    inside[BOX.y + BOX.size, BOX.x + BOX.size] = False
+    assert np.array_equal(found.map > 0, inside)
 
 
-def test_the_detector_sums_gradient_magnitudes_within_the_box() -> None:
+def test_the_detector_sums_gradient_magnitudes_in_the_box() -> None:
     output = torch.zeros(1, 2, 9, 9)
     output[0, 0] = 3 * torch.arange(9) + 4 * torch.arange(9)[:, None]  # |gradient| is 5 everywhere
-    assert detect_gradient(output, Box(2, 3, 4)).item() == pytest.approx(3 * 3 * 5)
+    assert detect_gradient(output, Box(2, 3, 4)).item() == pytest.approx(4 * 4 * 5)
+    assert detect_gradient(output, Box(5, 5, 4)).item() == pytest.approx(3 * 3 * 5)  # at the border
+
+
+def test_the_map_is_close_to_that_of_the_published_procedure() -> None:
+    """Written out: kernels of 9x9, gradients at the end of every step."""
+    network, lq, box, steps = tiny(), image(), BOX.scaled(2), 40
+    offsets = np.arange(-4, 5)
+    kernels = [np.exp(-np.add.outer(offsets**2, offsets**2) / (2 * (sigma + 1e-5) ** 2))
+               for sigma in np.linspace(1.2, 0, steps + 1)]  # fmt: skip
+    pixels = lq[0].permute(1, 2, 0).numpy()
+    blurred = [cv2.filter2D(pixels, -1, kernel / kernel.sum()).transpose(2, 0, 1) for kernel in kernels]
+    total = np.zeros(blurred[0].shape)
+    for before, after in pairwise(blurred):
+        point = torch.from_numpy(after.copy())[None].requires_grad_()
+        output = network(point)
+        down, right = output[..., 1:, :-1] - output[..., :-1, :-1], output[..., :-1, 1:] - output[..., :-1, :-1]
+        magnitude = (down**2 + right**2).sqrt()[..., box.y : box.y + box.size, box.x : box.x + box.size].sum()
+        total += torch.autograd.grad(magnitude, point)[0][0].numpy() * (after - before)
+    expected = np.abs(total.sum(0))
+    found = attribute(network, lq, box, steps).map
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.995
+    assert diffusion_index(found) == pytest.approx(diffusion_index(expected), rel=0.1)
 
 
 def test_a_constant_output_has_finite_gradients() -> None:

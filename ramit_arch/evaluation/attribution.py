@@ -6,7 +6,7 @@ Paper: https://arxiv.org/abs/2011.11036. The method behind Figs. 3a and D of the
 For an image I, a network F and a box of its output:
 
     gamma(a) = I blurred by a Gaussian of standard deviation (1 - a) sigma, a from 0 to 1           the path
-    D(Y)     = sum over channels and box of |(dY/dx, dY/dy)|, forward differences within the box    the detector
+    D(Y)     = sum over channels and box of |(dY/dx, dY/dy)|, forward differences                   the detector
     A(c, p)  = integral of dD(F(gamma(a)))/dgamma(a)(c, p) * dgamma(a)(c, p)/da over a              path integral
     L(p)     = |sum of A(c, p) over the channels c|                                                 attribution map
 
@@ -96,10 +96,11 @@ def blur_path(image: np.ndarray, sigma: float, steps: int) -> Iterator[tuple[np.
 def detect_gradient(output: Tensor, box: Box) -> Tensor:
     """D, the sum of the gradient magnitudes of an output (1, C, H, W) in a box.
 
-    Forward differences between pixels of the box alone, (size - 1)^2 of them for each channel: pixels outside the box
-    have no influence. Where the output is constant the magnitude has the derivative 0.
+    The gradient of a pixel is its differences to its right and to its lower neighbour, so that of the pixels outside
+    the box those right of it and below it count. The last column and row of the output have no gradient. Where the
+    output is constant the magnitude has the derivative 0.
     """
-    crop = output[..., box.y : box.y + box.size, box.x : box.x + box.size]
+    crop = output[..., box.y : box.y + box.size + 1, box.x : box.x + box.size + 1]
     corner = crop[..., :-1, :-1]
     differences = torch.stack([crop[..., :-1, 1:] - corner, crop[..., 1:, :-1] - corner])
     return torch.linalg.vector_norm(differences, dim=0).sum()
