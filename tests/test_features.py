@@ -161,8 +161,9 @@ def test_attention_of_a_token_gives_its_output(block: str, row: int, column: int
         module(x)
         weights = module.attention_maps(x, row, column)['spatial']
     assert weights.shape == (3, 32, 48)
+    assert (weights.isfinite().sum((1, 2)) == 16).all()
+    weights = weights.nan_to_num()
     assert torch.allclose(weights.sum((1, 2)), torch.ones(3), atol=1e-5)
-    assert ((weights > 0).sum((1, 2)) == 16).all()
     values = module.qkv_proj[0](x, module.spatial)[0].unflatten(-1, (3, 3, 4))[..., 2, :]  # (H, W, heads, D)
     expected = torch.einsum('lhw,hwld->ld', weights, values).flatten()
     whole = torch.cat(seen, 1).roll((module.shift, module.shift), (1, 2))  # bands, put together
@@ -174,6 +175,13 @@ def test_a_token_is_found_in_a_smaller_map() -> None:
     assert (found.block, found.token, found.stride) == ('stage2.blocks.block0', (10, 4), 2)
     assert [side.tolist() for side in found.window] == [[4, 5, 6, 7], [8, 9, 10, 11]]
     assert found.maps['channel'].shape == (1, 4, 4)
+
+
+def test_weights_that_underflow_are_part_of_the_window() -> None:
+    made = network()
+    made.stage1.blocks['block0'].sp_attn.relative_position_bias_table.data[0] = 1e4  # one pair of tokens, all others 0
+    found = attention_maps(made, image(), 'stage1.block0', (0, 0))
+    assert [len(side) for side in found.window] == [4, 4]
 
 
 def test_a_window_around_the_border_is_put_together() -> None:

@@ -21,5 +21,6 @@ framework wants to know it may answer by these attributes, all optional:
 and a block of it, any submodule whose first argument is a map, by this one:
 
     attention_maps(x, row, column)  of the map x that it got, {'spatial': weights of all positions at (row, column),
-                                (heads, H, W), 'channel': matrices (heads, D, D)}, either or both
+                                (heads, H, W), NaN for those out of its reach, 'channel': matrices (heads, D, D)},
+                                either or both
 """

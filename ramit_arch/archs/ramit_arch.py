@@ -259,7 +259,7 @@ class DRAMiTBlock(nn.Module):
 
         Returns:
             `spatial`: of every head the weights with which SPSA takes the values of all positions at this one,
-            (heads, H, W), 0 outside of its window. `channel`: CHSA's matrices, (heads, D, D). Rows sum to 1.
+            (heads, H, W), NaN outside of its window. `channel`: CHSA's matrices, (heads, D, D). Rows sum to 1.
         """
         maps = {}
         if self.sp_attn is not None:
@@ -268,7 +268,7 @@ class DRAMiTBlock(nn.Module):
             rows, columns = (slice(at - at % m, at - at % m + m) for at in (row, column))
             rolled = x.roll((-self.shift, -self.shift), (1, 2))
             attention = self.sp_attn.attention_map(self.qkv_proj[0](rolled[:, rows, columns], self.spatial))
-            weights = x.new_zeros(self.sp_attn.heads, h, w)
+            weights = x.new_full((self.sp_attn.heads, h, w), math.nan)
             weights[:, rows, columns] = attention[0, :, row % m * m + column % m].unflatten(-1, (m, m))
             maps['spatial'] = weights.roll((self.shift, self.shift), (1, 2))
         if self.ch_attn is not None:

@@ -6,8 +6,7 @@ collect it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -85,8 +84,8 @@ def _submodule(network: nn.Module, name: str) -> nn.Module:
         raise UserError(f'{type(network).__name__} has no submodule {name}') from None
 
 
-class _Stop(Exception):
-    """The block has been reached; what follows is not computed."""
+class _Reached(Exception):
+    """A block gets the argument; what follows is not computed."""
 
 
 class BlockAttention(NamedTuple):
@@ -96,8 +95,8 @@ class BlockAttention(NamedTuple):
         block: its name.
         token: column and row of a position of its map.
         stride: pixels of the image for a position of the map.
-        maps: `spatial` (heads, h, w), the weights of all positions at the token, and `channel` (heads, D, D), either or
-            both, in float32 on the CPU; rows sum to 1.
+        maps: `spatial` (heads, h, w), the weights of all positions at the token, NaN for those out of its reach, and
+            `channel` (heads, D, D), either or both, in float32 on the CPU; rows sum to 1.
     """
 
     block: str
@@ -107,9 +106,9 @@ class BlockAttention(NamedTuple):
 
     @property
     def window(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the map that have weights, in the order of a window, which may lie around the border."""
-        weights = self.maps['spatial'].sum(0).numpy()
-        rows, columns = (np.flatnonzero(weights.any(axis)) for axis in (1, 0))
+        """Rows and columns in reach of the token, in the order of a window, which may lie around the border."""
+        reached = np.isfinite(self.maps['spatial'][0].numpy())
+        rows, columns = (np.flatnonzero(reached.any(axis)) for axis in (1, 0))
         return _unwrap(rows), _unwrap(columns)
 
 
@@ -161,27 +160,18 @@ def _is_short(block: str, name: str) -> bool:
 
 def _first_argument(network: nn.Module, module: nn.Module, image: Tensor) -> Tensor:
     """What a submodule gets when the network sees an image."""
-    with _watching(module) as arguments:
-        try:
-            network(image)
-        except _Stop:
-            return arguments[0][0]
-    raise UserError(f'{type(network).__name__}: this image does not reach the block')
-
-
-@contextmanager
-def _watching(module: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
-    seen: list[tuple[Any, ...]] = []
 
     def stop(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        seen.append(arguments)
-        raise _Stop
+        raise _Reached(arguments[0])
 
     hook = module.register_forward_pre_hook(stop)
     try:
-        yield seen
+        network(image)
+    except _Reached as reached:
+        return reached.args[0]
     finally:
         hook.remove()
+    raise UserError(f'{type(network).__name__}: the block is not computed for this image')
 
 
 def standardise(features: Tensor, pool: Literal['max', 'mean'] = 'max') -> np.ndarray:
