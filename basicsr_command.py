@@ -80,6 +80,10 @@ EXAMPLES = {
     '  basicsr statistics datasets/DIV2K/HR.lmdb datasets/Flickr2K/HR.lmdb --color gray',
     'complexity': 'basicsr complexity -opt options/test_RAMiT_SRx2.yml options/test_RAMiT_SRx4.yml\n'
     '  basicsr complexity -opt options/test_RAMiT*_SRx[34].yml --counts --plot tradeoff.png',
+    'attribute': 'basicsr attribute -m RAMiT-tiny_SRx2 --image photo.png --box 60,40,8 -o lam.png\n'
+    '  basicsr attribute -m experiments/a experiments/b --names A B --image photo.png --box 60,40,8 -o lam.pdf',
+    'features': 'basicsr features -m RAMiT-tiny_SRx2 --image photo.png -o maps.png\n'
+    '  basicsr features -m experiments/mine --image photo.png --block stage1.blocks.block0 --token 60,40 -o maps.pdf',
 }
 
 
@@ -95,7 +99,17 @@ DATA_VERBS = {
     'statistics': 'image_statistics',
 }  # and their modules in ramit_arch.preparation
 BY_FILE = ('train', 'test', 'compare', 'check', 'options')
-TAKES_CODE = (*BY_FILE, 'complexity', 'runs', 'export', 'init', 'restore', 'web')  # of the user
+TAKES_CODE = (
+    *BY_FILE,
+    'complexity',
+    'runs',
+    'export',
+    'init',
+    'restore',
+    'web',
+    'attribute',
+    'features',
+)  # of the user
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,6 +133,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_file_verbs(verbs)
     _add_result_verbs(verbs)
     _add_complexity(verbs)
+    _add_attribute(verbs)
+    _add_features(verbs)
     _add_restore(verbs)
     _add_web(verbs)
     _add_verb(verbs, 'models', 'list the packaged networks, with their scores')
@@ -207,6 +223,80 @@ def _add_complexity(verbs: argparse._SubParsersAction) -> None:
         '--repeats', type=_positive, default=3, metavar='N', help='timed runs per network (default: 3)'
     )
     complexity.add_argument('--plot', metavar='FILE', help="the paper's trade-off figure (Fig. F) as PNG, PDF or SVG")
+
+
+def _add_attribute(verbs: argparse._SubParsersAction) -> None:
+    attribute = _add_verb(
+        verbs, 'attribute', 'draw which pixels of an image a detail of its restoration depends on (LAM)'
+    )
+    attribute.add_argument(
+        '-m', '--model', nargs='+', action='extend', required=True, metavar='PATH', help=f'{MODEL}; one column each'
+    )
+    attribute.add_argument('--task', choices=TASKS, help=TASK)
+    attribute.add_argument('--names', nargs='+', action='extend', metavar='NAME', help='titles, one for each -m')
+    attribute.add_argument('--image', required=True, metavar='FILE', help='the input picture')
+    attribute.add_argument(
+        '--box', type=_box, required=True, metavar='X,Y,SIZE',
+        help='left, top and side of the detail, in pixels of the input picture; the output is examined there',
+    )  # fmt: skip
+    attribute.add_argument('-o', '--output', required=True, metavar='FILE', help='the figure: .png, .pdf or .svg')
+    attribute.add_argument('--steps', type=_positive, default=50, metavar='N', help='of the path (default: 50)')
+    attribute.add_argument(
+        '--sigma', type=_blur, default=1.2, metavar='N',
+        help='standard deviation of the Gaussian blur where the path starts, in pixels; it ends at 0 (default: 1.2)',
+    )  # fmt: skip
+    attribute.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
+
+
+def _add_features(verbs: argparse._SubParsersAction) -> None:
+    features = _add_verb(verbs, 'features', 'draw the feature maps of a network for an image, and its attention')
+    features.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
+    features.add_argument('--task', choices=TASKS, help=TASK)
+    features.add_argument('--image', required=True, metavar='FILE', help='the input picture')
+    features.add_argument('-o', '--output', required=True, metavar='FILE', help='the figure: .png, .pdf or .svg')
+    features.add_argument(
+        '--pool', choices=['max', 'mean'], default='max', help='over the channels of a map (default: max)'
+    )
+    features.add_argument('--block', metavar='NAME', help='also the attention of this block: stage1.blocks.block0')
+    features.add_argument(
+        '--token',
+        type=_token,
+        metavar='X,Y',
+        help='with --block: whose attention, in pixels of the input (default: centre)',
+    )
+    features.add_argument('--head', type=_count, metavar='N', help='with --block: this head alone, from 0 up')
+    features.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
+
+
+def _integers(text: str, form: str) -> list[int]:
+    parts = text.split(',')
+    if len(parts) != form.count(',') + 1 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f'{text} is not {form}: integers from 0 up, without spaces')
+    return [int(part) for part in parts]
+
+
+def _box(text: str) -> list[int]:
+    box = _integers(text, 'X,Y,SIZE')
+    if box[2] < 2:
+        raise argparse.ArgumentTypeError(f'{text}: SIZE is {box[2]}; it must be 2 or more')
+    return box
+
+
+def _token(text: str) -> list[int]:
+    return _integers(text, 'X,Y')
+
+
+def _count(text: str) -> int:
+    return _integers(text, 'N')[0]
+
+
+def _blur(text: str) -> float:
+    try:
+        if 0 < float(text) <= 100:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f'{text} is not a number above 0 and up to 100')
 
 
 def _add_export(verbs: argparse._SubParsersAction) -> None:

@@ -14,4 +14,13 @@ framework wants to know it may answer by these attributes, all optional:
     adapt_state_dict(weights)   convert weights of another form (merged or unmerged) to its own
     tasks_of(weights)           tasks that a network of these weights may be for, if they are its own
     options_from(weights, task) its arguments, for checkpoints that do not carry them
+    feature_maps()              maps worth showing: {title: names of submodules}, whose outputs (the first, if they are
+                                several) are multiplied
+    channel_axis                of these outputs: 1, (N, C, H, W), or -1, (N, H, W, C); 1 by default
+
+and a block of it, any submodule whose first argument is a map, by this one:
+
+    attention_maps(x, row, column)  of the map x that it got, {'spatial': weights of all positions at (row, column),
+                                (heads, H, W), NaN for those out of its reach, 'channel': matrices (heads, D, D)},
+                                either or both
 """

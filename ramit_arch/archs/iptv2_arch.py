@@ -298,6 +298,7 @@ class IPTV2(ImageNetwork):
     """
 
     reconstruction_head = 'to_target'
+    channel_axis = -1
 
     @checked
     def __init__(
@@ -333,6 +334,10 @@ class IPTV2(ImageNetwork):
         self.reduce1 = PointwiseConv(2 * widths[0], widths[1])
         self.decoder2, self.decoder1 = blocks(widths[1], 1), blocks(widths[1], 0)
         self.to_target = PixelShuffleHead(widths[1], in_chans, upscale)
+
+    def feature_maps(self) -> dict[str, tuple[str, ...]]:
+        """The levels from the first to the bottleneck and back."""
+        return {name: (name,) for name in ('encoder1', 'encoder2', 'bottleneck', 'decoder2', 'decoder1')}
 
     def restore(self, image: Tensor) -> Tensor:
         x1 = self.encoder1(self.shallow(image))

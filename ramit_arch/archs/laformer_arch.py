@@ -150,6 +150,7 @@ class LAformer(ImageNetwork):
     """
 
     reconstruction_head = 'to_target'
+    channel_axis = -1
 
     @checked
     def __init__(
@@ -174,6 +175,12 @@ class LAformer(ImageNetwork):
         self.blocks = Blocks(*(LAformerBlock(*options) for _ in range(depth)))
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
         self.to_target = PixelShuffleHead(dim, in_chans, upscale)
+
+    def feature_maps(self) -> dict[str, tuple[str, ...]]:
+        """Four blocks from the first to the last, at equal distances."""
+        last = len(self.blocks) - 1
+        shown = dict.fromkeys(last * i // 3 for i in range(4))
+        return {f'block {i + 1}': (f'blocks.{i}',) for i in shown}
 
     def restore(self, image: Tensor) -> Tensor:
         shallow = self.shallow(image)

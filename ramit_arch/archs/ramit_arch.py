@@ -45,6 +45,7 @@ from ramit_arch.archs.layers import (
     pixel_shuffle,
     relative_position_index,
     require,
+    window_partition,
 )
 from ramit_arch.archs.ramit_shapes import mixed_width, options_from, tasks_of
 from ramit_arch.archs.row_bands import in_bands
@@ -146,6 +147,12 @@ class SpatialAttention(MultiHeadAttention):
         """(heads, M^2, M^2)"""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
 
+    def attention_map(self, qkv: Tensor) -> Tensor:
+        """softmax(cos(Q, K) / tau + B): qkv as in `attend` -> (N * H/M * W/M, heads, M^2, M^2), to look at."""
+        q, k, _ = window_partition(qkv, self.window_size).flatten(1, 2).unflatten(-1, (self.heads, 3, -1)).unbind(-2)
+        q, k = (F.normalize(x, dim=-1).transpose(1, 2) for x in (q, k))  # each (windows, heads, M^2, D)
+        return (q @ k.mT * self.inverse_tau() + self.bias()).softmax(-1)
+
     def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, D) or none -> (N, H, W, heads * D)."""
         dropout = self.attn_drop if self.training else 0.0
@@ -158,14 +165,27 @@ class SpatialAttention(MultiHeadAttention):
 class ChannelAttention(MultiHeadAttention):
     """CHSA: softmax(cos(Q^T, K^T) / tau) V^T of the channels of a head, over the whole image (Eq. 3)."""
 
+    def split(self, qkv: Tensor) -> Sequence[Tensor]:
+        """Q, K and V, each (N, heads, HW, D)."""
+        n, h, w, _ = qkv.shape
+        return qkv.reshape(n, h * w, self.heads, 3, self.head_dim).permute(3, 0, 2, 1, 4).unbind()
+
+    def weigh(self, q: Tensor, k: Tensor) -> Tensor:
+        """softmax(cos(Q^T, K^T) / tau), (N, heads, D, D)."""
+        cosine = q.transpose(-2, -1) @ k * (self.inverse_tau() / (l2_norm(q, -2).transpose(-2, -1) * l2_norm(k, -2)))
+        return cosine.softmax(dim=-1)
+
+    def attention_map(self, qkv: Tensor) -> Tensor:
+        """qkv as in `attend` -> (N, heads, D, D), to look at."""
+        return self.weigh(*self.split(qkv)[:2])
+
     def attend(self, qkv: Tensor, helper: Tensor | None) -> Tensor:
         """qkv (N, H, W, heads * 3 * D), helper (N, H, W, 1) or none -> (N, H, W, heads * D)."""
         n, h, w, _ = qkv.shape
-        q, k, v = qkv.reshape(n, h * w, self.heads, 3, self.head_dim).permute(3, 0, 2, 1, 4)  # each (N, heads, HW, D)
+        q, k, v = self.split(qkv)
         if helper is not None:
             v = v * helper.reshape(n, 1, h * w, 1)
-        cosine = q.transpose(-2, -1) @ k * (self.inverse_tau() / (l2_norm(q, -2).transpose(-2, -1) * l2_norm(k, -2)))
-        attention = cosine.softmax(dim=-1)  # (N, heads, D, D)
+        attention = self.weigh(q, k)
         out = v @ F.dropout(attention, self.attn_drop, self.training).to(v.dtype).transpose(-2, -1)
         return out.transpose(1, 2).reshape(n, h, w, -1)
 
@@ -230,6 +250,31 @@ class DRAMiTBlock(nn.Module):
         """SPSA of x (N, H, W, C), helper (N, H, W, D) or none -> (N, H, W, spatial heads * D)."""
         assert self.sp_attn is not None
         return self.sp_attn(self.qkv_proj[0](x, self.spatial), helper)
+
+    def attention_maps(self, x: Tensor, row: int, column: int) -> dict[str, Tensor]:
+        """What the block attends to, to look at.
+
+        Args:
+            x: its input, (1, H, W, C).
+            row, column: of a position in x.
+
+        Returns:
+            `spatial`: of every head the weights with which SPSA takes the values of all positions at this one,
+            (heads, H, W), NaN outside of its window. `channel`: CHSA's matrices, (heads, D, D). Rows sum to 1.
+        """
+        maps = {}
+        if self.sp_attn is not None:
+            m, (_, h, w, _) = self.window_size, x.shape
+            row, column = (row - self.shift) % h, (column - self.shift) % w  # in the map rolled up and left
+            rows, columns = (slice(at - at % m, at - at % m + m) for at in (row, column))
+            rolled = x.roll((-self.shift, -self.shift), (1, 2))
+            attention = self.sp_attn.attention_map(self.qkv_proj[0](rolled[:, rows, columns], self.spatial))
+            weights = x.new_full((self.sp_attn.heads, h, w), math.nan)
+            weights[:, rows, columns] = attention[0, :, row % m * m + column % m].unflatten(-1, (m, m))
+            maps['spatial'] = weights.roll((self.shift, self.shift), (1, 2))
+        if self.ch_attn is not None:
+            maps['channel'] = self.ch_attn.attention_map(self.qkv_proj[0](x, self.channel))[0]
+        return maps
 
     def feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Both residual additions: x and its mixed attention (N, H, W, C) -> the block's output."""
@@ -361,6 +406,7 @@ class RAMiT(ImageNetwork):
     """
 
     reconstruction_head = 'to_target'
+    channel_axis = -1
     tasks_of, options_from = staticmethod(tasks_of), staticmethod(options_from)
 
     @checked
@@ -432,6 +478,13 @@ class RAMiT(ImageNetwork):
         """Block `index` of a stage: (x, helper) -> (x, mixed attention, helper)."""
         channel = int(heads * chsa_head_ratio)
         return DRAMiTBlock(spatial_heads=heads - channel, channel_heads=channel, shifted=index % 2 == 1, **options)
+
+    def feature_maps(self) -> dict[str, tuple[str, ...]]:
+        """Fig. 4: the stages, H-RAMi, and the output of stage 4 that it weights."""
+        maps: dict[str, tuple[str, ...]] = {f'stage {i}': (f'stage{i}',) for i in (1, 2, 3, 4)}
+        if self.attn_mix is not None:
+            maps |= {'H-RAMi': ('attn_mix',), 'stage 4 x H-RAMi': ('stage4', 'attn_mix')}
+        return maps
 
     def set_compiled(self, enable: bool = True) -> str | None:
         """Let SPSA use its native kernel. Why it cannot, or None."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from basicsr.archs import build_network
 from tqdm import tqdm
 
 from ramit_arch.cli import checks
+from ramit_arch.cli.figures import check_figure
 from ramit_arch.cli.pipeline import resolve
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation import tables, tradeoff
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     opts += [_of_checkpoint(path, args.task) for path in args.model]
     scales = sorted({int(opt.get('scale', 1)) for opt in opts} - {1})
     if args.plot:
-        _check_plot(Path(args.plot), scales)
+        _check_plot(args.plot, scales)
 
     rows, devices = [], set()
     names = [*args.opt, *args.model]
@@ -66,14 +66,11 @@ def _of_checkpoint(path: str, task: str | None) -> dict[str, Any]:
     return {'name': path, 'scale': loaded.scale, 'network_g': loaded.network_g}
 
 
-def _check_plot(file: Path, scales: list[int]) -> None:
+def _check_plot(file: str, scales: list[int]) -> None:
     """Before networks are measured, which takes long."""
     if not scales or not {2, 3, 4}.issuperset(scales):
         raise UserError("--plot is for super-resolution x2, x3 and x4, where the paper gives other methods' Mult-Adds")
-    if importlib.util.find_spec('matplotlib') is None:
-        raise UserError('--plot needs matplotlib: pip install matplotlib')
-    if file.suffix.lower() not in ('.png', '.pdf', '.svg') or not file.parent.is_dir():
-        raise UserError(f'--plot {file}: give a .png, .pdf or .svg file in a folder that exists')
+    check_figure('--plot', file)
 
 
 def _plot(file: str, scales: list[int], opts: list[dict]) -> None:

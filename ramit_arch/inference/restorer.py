@@ -169,7 +169,7 @@ class Restorer:
                 self._restore_tiles(pixels, output, tile, progress)
                 return output
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 side = min(max(height, width), tile)
                 if self.tile != 'auto' or side <= SMALLEST_TILE:
@@ -220,7 +220,7 @@ class Restorer:
 
     def _restore_one(self, pixels: np.ndarray) -> Tensor:
         """A tile (h, w, C) -> (C, h * scale, w * scale) on the CPU."""
-        image = _to_tensor(pixels)
+        image = to_tensor(pixels)
         if self.channels == 1:
             return torch.cat([self.restore_tensor(channel[None, None])[0].cpu() for channel in image])
         restored = self.restore_tensor(image.expand(3, -1, -1)[None])[0]
@@ -270,7 +270,7 @@ def _check(picture: np.ndarray) -> None:
         raise ValueError(f'the picture is empty: {picture.shape}')
 
 
-def _to_tensor(pixels: np.ndarray) -> Tensor:
+def to_tensor(pixels: np.ndarray) -> Tensor:
     """(H, W, C) -> (C, H, W) in [0, 1]."""
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     largest = np.float32(1 if planes.dtype == np.float32 else np.iinfo(planes.dtype).max)
@@ -312,6 +312,6 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     texts = ('out of memory', "can't allocate memory", 'not enough memory')  # of CUDA, and of the CPU's allocator
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
