@@ -13,7 +13,7 @@ from helpers import TINY_NETWORK, call_basicsr, make_model, tiny_options, write_
 from test_ramit_arch import NETWORKS
 from torch import nn
 
-from ramit_arch import RAMiT, Restorer, load_network
+from ramit_arch import LAformer, RAMiT, Restorer, load_network
 from ramit_arch.errors import UserError
 from ramit_arch.inference.checkpoints import read_content, write_checkpoint
 from ramit_arch.inference.networks import describe, load
@@ -183,7 +183,7 @@ def test_every_unusable_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
         'folder': r'no experiment with a network \(models/net_g_\*.pth\)',
         'empty.pth': 'not a checkpoint that can be read',
         'text.pth': 'not a checkpoint that can be read',
-        'other.pth': 'no network of this package has its weights .conv.weight',
+        'other.pth': 'its weights .conv.weight, ....* do not tell the network',
         '3.state': 'a training state, not a network',
         'nothing.pth': 'no weights in it',
         'hostile.pth': 'refused; it is damaged or holds more than tensors',
@@ -240,6 +240,17 @@ def test_a_checkpoint_replaces_the_network_of_an_option_file(trained: Path) -> N
     result = call_basicsr('test', '-opt', 'train.yml', '-m', 'other.pth', cwd=trained)
     assert result.returncode == 0, result.stderr
     assert scores(trained)['network_g']['depths'] == [1, 1, 1, 1]
+
+
+def test_scores_of_another_network_get_the_name_of_its_experiment(trained: Path) -> None:
+    network_g = {'type': 'LAformer', 'dim': 4, 'depth': 1}
+    description = describe(network_g, 2, 'SR')
+    for file, name in [('experiments/other/models/net_g_best.pth', 'other'), ('mine.pth', 'mine')]:
+        (trained / file).parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint({'params': LAformer(dim=4, depth=1).state_dict(), 'network': description}, trained / file)
+        result = call_basicsr('test', '-opt', 'train.yml', '-m', file, cwd=trained)
+        assert result.returncode == 0, result.stderr
+        assert (trained / 'results' / name / 'scores').is_dir()
 
 
 def test_complexity_counts_the_networks_of_checkpoints(tmp_path: Path) -> None:

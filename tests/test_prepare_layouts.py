@@ -167,13 +167,24 @@ def test_a_damaged_matlab_file(damage: Callable[[Path], None], words: str, tmp_p
     assert words in refusal('SIDD', tmp_path)
 
 
-def test_a_truncated_matlab_file_is_named(tmp_path: Path) -> None:
+def test_a_truncated_matlab_file_is_named_once_before_anything_is_written(tmp_path: Path) -> None:
     file = sidd(tmp_path / 'raw') / 'ValidationGtBlocksSrgb.mat'
     file.write_bytes(file.read_bytes()[:-500])
-    code, text = run('SIDD', '--from', 'raw', '--to', 'data', '--any_count', cwd=tmp_path)
-    assert code == 1
-    assert 'ValidationGtBlocksSrgb.mat: is damaged or cut short' in text
-    assert 'Traceback' not in text
+    assert refusal('SIDD', tmp_path).count('ValidationGtBlocksSrgb.mat: is damaged or cut short') == 1
+
+
+def test_hazy_images_of_no_clear_one_are_named(tmp_path: Path) -> None:
+    put(tmp_path / 'raw/ITS/clear', 'a.png')
+    put(tmp_path / 'raw/ITS/hazy', '1_1_0.9.png', seed=10)
+    text = refused('ITS', '--from', 'raw', cwd=tmp_path)
+    assert '1_1_0.9.png: no ground truth image for it' in text
+    assert 'a.png: no LQ image for it' in text
+
+
+def test_numbers_of_frames_are_not_taken_for_missing_images(tmp_path: Path) -> None:
+    gopro(tmp_path / 'raw')
+    text = refused('GoPro', '--from', 'raw', cwd=tmp_path)
+    assert '4 images, but GoPro/train has 2,103;' in text
 
 
 # ------------------------------------------------------------------------------------------------------- verify

@@ -52,6 +52,8 @@ def options_of_test(opt: dict[str, Any], file: str) -> dict[str, Any]:
 def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
     """Let a test restore with the network of a checkpoint, its moving average if it has one; in place.
 
+    A network of another type than the option file's gets results under the name of its own experiment.
+
     Raises:
         UserError: the checkpoint cannot be used, or is of another scale than the test sets.
     """
@@ -61,6 +63,15 @@ def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
     scale = opt.get('scale', 1)
     if loaded.scale != scale:
         raise UserError(f'{loaded.file}: a network for scale {loaded.scale}, but the option file has scale {scale}')
+    own = opt.get('network_g')
+    if isinstance(own, dict) and own.get('type') != loaded.network_g.get('type'):
+        opt['name'] = _name_of(loaded.file)
     opt['network_g'] = loaded.network_g
     path = {key: value for key, value in (opt.get('path') or {}).items() if key != 'strict_load_g'}
     opt['path'] = {**path, 'pretrain_network_g': str(loaded.file), 'param_key_g': loaded.key}
+
+
+def _name_of(file: Path) -> str:
+    """The name of a checkpoint's experiment, or else of the file."""
+    folder = file.resolve().parent
+    return folder.parent.name if folder.name == 'models' else file.stem

@@ -28,7 +28,7 @@ class PairedRootOptions(RootOptions):
 
 
 class PairedRestorationOptions(PairedRootOptions, RestorationOptions):
-    """LQ and ground truth pairs, for super-resolution, low-light enhancement and deraining."""
+    """LQ and ground truth pairs, for all tasks but Gaussian denoising."""
 
     roots: Annotated[list[PairedRootOptions], MinLen(1), 'a list of sections'] | None = None  # type: ignore[assignment]
     """See above."""

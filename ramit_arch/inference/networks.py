@@ -224,8 +224,8 @@ def _recognise(weights: dict[str, Tensor], task: str | None, file: Path) -> dict
         return {'network_g': {'type': name, **found}, 'scale': found.get('upscale', 1), 'task': task or tasks[0]}
     some = ', '.join(list(weights)[:2])
     raise UserError(
-        f'{file}: no network of this package has its weights ({some}, ...), and it does not say which has; '
-        'for a network of your own add --import FILE and give its experiment folder'
+        f'{file}: its weights ({some}, ...) do not tell the network, and it does not say which; give the checkpoint '
+        'that a training wrote, or for a network of your own add --import FILE and give its experiment folder'
     )
 
 

@@ -32,12 +32,14 @@ def is_block(path: Path) -> bool:
 
 
 def block_paths(file: Path) -> list[Path]:
-    """The paths of all blocks of a MATLAB file.
+    """The paths of all blocks of a MATLAB file, which is read in full.
 
     Raises:
         UserError: it holds none, or cannot be read.
     """
-    images, blocks = _array(file, file.stat().st_mtime_ns).shape[:2]
+    modified = file.stat().st_mtime_ns
+    images, blocks = _array(file, modified).shape[:2]
+    _values(file, modified)  # a truncated file is found before anything is written
     return [file / f'{image:04}_{block:02}' for image in range(images) for block in range(blocks)]
 
 

@@ -408,10 +408,10 @@ def _image(file: Path, convert: bool) -> Image | str:
 
 def _missing(keys: list[str], count: int | None) -> str:
     """Which numbers are missing where names are numbers, as in 0001.png to 0800.png."""
-    numbers = {int(match.group()) for key in keys if (match := re.search(r'\d+$', key))}
+    numbers = {int(match[1]) for key in keys if (match := re.search(r'^\D*(\d+)$', key))}
     assert count is not None
     missing = sorted(set(range(1, count + 1)) - numbers)
-    if len(numbers) != len(keys) or max(numbers) > count or not missing:
+    if not keys or len(numbers) != len(keys) or max(numbers) > count or not missing:
         return ''
     shown = ', '.join(map(str, missing[:5])) + (', ...' if len(missing) > 5 else '')
     return f' (missing: {shown})'
