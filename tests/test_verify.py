@@ -209,7 +209,7 @@ def test_a_meta_info_that_lies(tmp_path: Path) -> None:
     [
         ([], 'give either'),
         (['nowhere'], 'no such folder'),
-        (['.'], 'no dataset of the paper is there'),
+        (['.'], 'no published dataset is there'),
         (['.', '--only', 'Set14'], 'Set14 is not there'),
         (['.', '--only', 'Urban10'], 'did you mean Urban100?'),
         (['.', '--lq', 'x'], '--lq goes with --gt'),
