@@ -3,7 +3,7 @@
 # make test    the whole test suite
 # make lint    ruff and mypy
 # make reference   docs/options.md and the JSON Schema, from the classes and signatures that are read
-# make bench   speed and memory beside other implementations: a quarter of an hour on two CPU cores
+# make bench   speed and memory beside other implementations
 # make stress   wrong input, kills at random moments, endings of trainings
 
 PYTHON ?= python3

@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import difflib
 import importlib
+import math
 import multiprocessing
 import os
 import re
@@ -18,7 +19,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,17 +100,7 @@ DATA_VERBS = {
     'statistics': 'image_statistics',
 }  # and their modules in ramit_arch.preparation
 BY_FILE = ('train', 'test', 'compare', 'check', 'options')
-TAKES_CODE = (
-    *BY_FILE,
-    'complexity',
-    'runs',
-    'export',
-    'init',
-    'restore',
-    'web',
-    'attribute',
-    'features',
-)  # of the user
+TAKES_CODE = (*BY_FILE, 'complexity', 'runs', 'export', 'init', 'restore', 'web', 'attribute', 'features')  # of users
 
 
 class Parser(argparse.ArgumentParser):
@@ -290,15 +281,6 @@ def _count(text: str) -> int:
     return _integers(text, 'N')[0]
 
 
-def _blur(text: str) -> float:
-    try:
-        if 0 < float(text) <= 100:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f'{text} is not a number above 0 and up to 100')
-
-
 def _add_export(verbs: argparse._SubParsersAction) -> None:
     export = _add_verb(verbs, 'export', 'write a network as one file for other programs')
     export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
@@ -368,9 +350,21 @@ def _add_init(verbs: argparse._SubParsersAction) -> None:
     init.add_argument('--data', required=True, metavar='DIR', help='pictures; for pairs the ground truth')
     init.add_argument('--lq', metavar='DIR', help='pairs: the LQ images, of the same names')
     init.add_argument('--scale', type=int, choices=[2, 3, 4], help='factor (default: 2 for sr, none for pairs)')
-    init.add_argument('--sigma', type=_sigma, nargs='+', metavar='N', help='denoise: level, or range (default: 0 50)')
+    init.add_argument(
+        '--sigma',
+        type=_sigma,
+        nargs='+',
+        metavar='N',
+        help='denoise: level, or range (default: 0 50)',
+    )
     init.add_argument('--gray', action='store_true', help='gray instead of RGB')
-    init.add_argument('--hours', type=_hours, default=2.0, metavar='N', help='length of the training (default: 2)')
+    init.add_argument(
+        '--hours',
+        type=_hours,
+        default=2.0,
+        metavar='N',
+        help='length of the training (default: 2)',
+    )
     init.add_argument(
         '--network', metavar='NAME', help='tiny, slim, full or any registered network (default: tiny; slim on a GPU)'
     )
@@ -380,22 +374,24 @@ def _add_init(verbs: argparse._SubParsersAction) -> None:
     )
 
 
-def _sigma(text: str) -> float:
-    try:
-        if 0 <= float(text) <= 255:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f'{text} is not a number from 0 to 255')
+def _number(low: float, high: float, words: str, above: bool = False) -> Callable[[str], float]:
+    """A parser of numbers from `low`, or above it, to `high`; the message says what is accepted in these words."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high or (above and number == low):
+            raise argparse.ArgumentTypeError(f'{text} is not {words}')
+        return number
+
+    return parse
 
 
-def _hours(text: str) -> float:
-    try:
-        if 0 < float(text) <= 10000:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f'{text} is not a number of hours above 0')
+_blur = _number(0, 100, 'a number above 0 and up to 100', above=True)
+_sigma = _number(0, 255, 'a number from 0 to 255')
+_hours = _number(0, 10000, 'a number of hours above 0', above=True)
 
 
 def _name(text: str) -> str:

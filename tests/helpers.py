@@ -15,6 +15,7 @@ import lmdb
 import numpy as np
 import torch
 import yaml
+from torch import nn
 
 import basicsr_command
 from ramit_arch import RAMiTModel  # makes BasicSR importable
@@ -91,6 +92,18 @@ def call_basicsr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]
         os.chdir(before)
         sys.argv = argv
     return subprocess.CompletedProcess(['basicsr', *arguments], code, out.getvalue(), err.getvalue())
+
+
+def assert_bfloat16_is_near(network: nn.Module) -> None:
+    """Output of a small network with bfloat16 autocast, then with bfloat16 weights, against float32."""
+    batch = torch.rand(1, 3, 24, 24)
+    with torch.no_grad():
+        expected = network(batch)
+        with torch.autocast('cpu', torch.bfloat16):
+            torch.testing.assert_close(network(batch).float(), expected, atol=0.02, rtol=0)
+        out = network.bfloat16()(batch.bfloat16())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, atol=0.04, rtol=0)
 
 
 def start_training(folder: Path) -> subprocess.Popen[str]:

@@ -18,8 +18,6 @@ from ramit_arch import RAMiT
 from ramit_arch.cli import figures as cli_figures
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.attribution import (
-    SIGMA,
-    STEPS,
     Box,
     attribute,
     blur_path,
@@ -31,6 +29,7 @@ from ramit_arch.evaluation.attribution import (
 from ramit_arch.inference.networks import describe
 
 BOX = Box(8, 12, 8)
+SIGMA = 1.2
 
 
 def image(seed: int = 0, height: int = 24, width: int = 32) -> Tensor:
@@ -63,14 +62,14 @@ class LeftHalf(nn.Module):
 
 @pytest.mark.parametrize('network', [tiny(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 12, 3))])
 def test_attributions_add_up_to_the_change_of_the_detector(network: nn.Module) -> None:
-    found = attribute(network, image(), BOX, steps=30)
+    found = attribute(network, image(), BOX, steps=30, sigma=SIGMA)
     assert abs(found.sharp - found.blurred) > 0.1
     assert found.integral.sum() == pytest.approx(found.sharp - found.blurred, rel=0.02)
     assert found.error < 0.02
 
 
 def test_more_steps_make_the_integral_more_exact() -> None:
-    few, many = (attribute(tiny(), image(), BOX.scaled(2), steps=steps) for steps in (2, 30))
+    few, many = (attribute(tiny(), image(), BOX.scaled(2), steps=steps, sigma=SIGMA) for steps in (2, 30))
     assert many.error < few.error
 
 
@@ -86,14 +85,14 @@ def test_the_path_leads_from_the_blurred_image_to_the_image() -> None:
 
 
 def test_pixels_that_a_network_ignores_get_nothing() -> None:
-    found = attribute(LeftHalf(), image(), Box(10, 4, 8), steps=4)
+    found = attribute(LeftHalf(), image(), Box(10, 4, 8), steps=4, sigma=SIGMA)
     assert (found.map[:, 16:] == 0).all()
     assert (found.map[:, :16] > 0).any()
 
 
 def test_a_1x1_convolution_attributes_to_the_box_and_its_neighbours_alone() -> None:
     torch.manual_seed(0)
-    found = attribute(nn.Conv2d(3, 3, 1), image(), BOX, steps=4)
+    found = attribute(nn.Conv2d(3, 3, 1), image(), BOX, steps=4, sigma=SIGMA)
     inside = np.zeros(found.map.shape, bool)
     inside[BOX.y : BOX.y + BOX.size + 1, BOX.x : BOX.x + BOX.size + 1] = True  # differences to the right and downwards
     inside[BOX.y + BOX.size, BOX.x + BOX.size] = False
@@ -123,33 +122,33 @@ def test_the_map_is_close_to_that_of_the_published_procedure() -> None:
         magnitude = (down**2 + right**2).sqrt()[..., box.y : box.y + box.size, box.x : box.x + box.size].sum()
         total += torch.autograd.grad(magnitude, point)[0][0].numpy() * (after - before)
     expected = np.abs(total.sum(0))
-    found = attribute(network, lq, box, steps).map
+    found = attribute(network, lq, box, steps, SIGMA).map
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.995
     assert diffusion_index(found) == pytest.approx(diffusion_index(expected), rel=0.1)
 
 
 def test_a_constant_output_has_finite_gradients() -> None:
-    found = attribute(nn.Identity(), torch.full((1, 3, 12, 12), 0.5), Box(2, 2, 4), steps=2)
+    found = attribute(nn.Identity(), torch.full((1, 3, 12, 12), 0.5), Box(2, 2, 4), steps=2, sigma=SIGMA)
     assert not found.map.any()
 
 
 def test_activation_checkpointing_changes_nothing() -> None:
     network = tiny()
-    before = attribute(network, image(), BOX.scaled(2), steps=2)
+    before = attribute(network, image(), BOX.scaled(2), steps=2, sigma=SIGMA)
     network.set_grad_checkpointing()
-    after = attribute(network, image(), BOX.scaled(2), steps=2)
+    after = attribute(network, image(), BOX.scaled(2), steps=2, sigma=SIGMA)
     assert np.array_equal(before.integral, after.integral)
 
 
 def test_progress_is_called_for_every_step() -> None:
     steps: list[None] = []
-    attribute(nn.Identity(), image(), BOX, steps=5, progress=lambda: steps.append(None))
+    attribute(nn.Identity(), image(), BOX, steps=5, sigma=SIGMA, progress=lambda: steps.append(None))
     assert len(steps) == 5
 
 
 def test_a_network_without_gradients_is_refused() -> None:
     with pytest.raises(UserError, match='no gradients reach the image'):
-        attribute(lambda x: x.detach(), image(), BOX, steps=1)
+        attribute(lambda x: x.detach(), image(), BOX, steps=1, sigma=SIGMA)
 
 
 # ------------------------------------------------------------------------------------- diffusion index and contribution
@@ -285,6 +284,6 @@ def test_missing_matplotlib_is_told_first(home: Path, monkeypatch: pytest.Monkey
     assert result.stderr == 'error: -o needs matplotlib: pip install matplotlib\n'
 
 
-def test_defaults_are_those_of_the_module() -> None:
+def test_defaults_are_those_of_the_authors() -> None:
     args = basicsr_command.build_parser().parse_args(['attribute', *'-m a --image b --box 1,2,3 -o c'.split()])
-    assert (args.steps, args.sigma) == (STEPS, SIGMA)
+    assert (args.steps, args.sigma) == (50, 1.2)

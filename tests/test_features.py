@@ -108,13 +108,13 @@ def test_channels_are_first_unless_a_network_says_otherwise() -> None:
 
 
 def test_what_a_network_must_answer_is_said() -> None:
-    with pytest.raises(UserError, match='Conv2d does not say which of its maps to show'):
+    with pytest.raises(UserError, match=r'Conv2d does not define `feature_maps\(\)`'):
         feature_maps(nn.Conv2d(3, 3, 1), image())
     with pytest.raises(UserError, match='Own has no submodule body'):
         feature_maps(Own(body=('body',)), image())
     with pytest.raises(UserError, match=r'Own.pool: returns no map'):
         feature_maps(Own(pool=('pool',)), image())
-    with pytest.raises(UserError, match='Own: no block of it answers'):
+    with pytest.raises(UserError, match='Own: none of its blocks defines'):
         attention_maps(Own(), image(), 'head', (0, 0))
 
 
@@ -261,8 +261,8 @@ def test_figures_are_the_same_every_time(kind: str, home: Path) -> None:
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--block', 'stage1.block0', '--token', '42,0'], '--token 42,0: not in photo.png, which has 42x27 pixels'),
     (['--block', 'stage1.block0', '--head', '3'], '--head 3: stage1.blocks.block0 has the heads 0 to 2'),
-    (['--head', '3'], '--head: give the --block whose attention to draw'),
-    (['--token', '1,1'], '--token: give the --block whose attention to draw'),
+    (['--head', '3'], '--head needs --block, the block whose attention to draw'),
+    (['--token', '1,1'], '--token needs --block, the block whose attention to draw'),
     (['-o', 'maps.txt'], '-o maps.txt: give a .png, .pdf or .svg file'),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments: list[str], message: str, home: Path) -> None:
@@ -275,4 +275,4 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, home: Path) -
 def test_a_network_that_does_not_answer_is_told(home: Path) -> None:
     result = call_basicsr(*typed('-o', 'a.png', '--import', 'silent.py', model='silent.pth'), cwd=home)
     assert result.returncode == 1
-    assert result.stderr == 'error: Silent does not say which of its maps to show; give it `feature_maps()`\n'
+    assert result.stderr == 'error: Silent does not define `feature_maps()`, which names the maps to show\n'

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import relatives_oracle as oracle
 import torch
+from helpers import assert_bfloat16_is_near
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -278,15 +279,7 @@ def test_images_of_a_batch_and_their_memory_format_do_not_matter(kind: type[Imag
 ])  # fmt: skip
 def test_bfloat16_weights_and_autocast_stay_near_float32(kind: type[ImageNetwork], options: dict) -> None:
     torch.manual_seed(0)
-    network = kind(**TINY[kind], **options).eval()
-    batch = torch.rand(1, 3, 24, 24)
-    with torch.no_grad():
-        expected = network(batch)
-        with torch.autocast('cpu', torch.bfloat16):
-            torch.testing.assert_close(network(batch).float(), expected, atol=0.02, rtol=0)
-        out = network.bfloat16()(batch.bfloat16())
-    assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), expected, atol=0.04, rtol=0)
+    assert_bfloat16_is_near(kind(**TINY[kind], **options).eval())
 
 
 def traceable(kind: type, **options: Any) -> Any:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from ramit_arch.archs.layers import require, symmetric_pad
+
+Upscale = Annotated[int, Ge(1), Le(64)]
+Channels = Literal[1, 3]
+Mean = Sequence[float]
+Std = Sequence[Annotated[float, Gt(0)]]
+MEAN, STD = (0.4485, 0.4375, 0.4045), (0.2397, 0.2290, 0.2389)  # of DIV2K at x2 (RAMiT, Appendix B)
 
 
 class ImageNetwork(nn.Module, ABC):
@@ -27,9 +35,7 @@ class ImageNetwork(nn.Module, ABC):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, upscale: int, in_chans: int, size_multiple: int, img_mean: Sequence[float], img_std: Sequence[float]
-    ) -> None:
+    def __init__(self, upscale: int, in_chans: int, size_multiple: int, img_mean: Mean, img_std: Std) -> None:
         super().__init__()
         for key, values in [('img_mean', img_mean), ('img_std', img_std)]:
             require(len(values) == in_chans, key, values, f'a list of {in_chans}, one number a channel')

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ramit_arch.archs.arguments import checked
-from ramit_arch.archs.image_network import ImageNetwork
+from ramit_arch.archs.image_network import MEAN, STD, Channels, ImageNetwork, Mean, Std, Upscale
 from ramit_arch.archs.layers import Blocks, DepthwiseConv, PixelShuffleHead, PointwiseConv, TokenStem, require
 from ramit_arch.archs.row_bands import in_bands
 
@@ -138,6 +138,15 @@ def identity_kernel(like: Tensor) -> Tensor:
     return F.pad(like.new_ones(1, 1, 1, 1), [2] * 4)
 
 
+PARTS = ('weight', 'bias')
+MERGED = {f'{layer}.{part}' for layer in ('hidden', 'conv', 'out') for part in PARTS}
+BRANCHED = {
+    f'{layer}.{part}'
+    for layer in ('hidden.0', 'hidden.1', 'conv.conv5', 'conv.conv3', 'conv.conv1', 'out.0', 'out.1')
+    for part in PARTS
+}
+
+
 class RepLeFFN(nn.Module):
     """1x1 (C to rC/2), 1x1 (to rC), GELU, `BranchedConv`, 1x1 (to rC/2), 1x1 (to C): (N, H, W, C) -> (N, H, W, C).
 
@@ -183,15 +192,6 @@ class RepLeFFN(nn.Module):
             weights |= {prefix + name: value for name, value in adapted.items()}
 
 
-PARTS = ('weight', 'bias')
-MERGED = {f'{layer}.{part}' for layer in ('hidden', 'conv', 'out') for part in PARTS}
-BRANCHED = {
-    f'{layer}.{part}'
-    for layer in ('hidden.0', 'hidden.1', 'conv.conv5', 'conv.conv3', 'conv.conv1', 'out.0', 'out.1')
-    for part in PARTS
-}
-
-
 def merge_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a merged `RepLeFFN` from those of one with branches."""
     merged = {}
@@ -205,9 +205,9 @@ def merge_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def branch_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The reverse: one of each pair of layers is the identity, and of the branches only the largest is not zero.
+    """The inverse of `merge_weights`: one layer of each pair is the identity, and only the 5x5 branch is not zero.
 
-    None if the narrow layers between are narrower than the network, which such weights do not fit through.
+    None if the layers of a pair meet in fewer channels than the network has: the product would lose rank.
     """
     wide, dim = weights['hidden.weight'].shape[:2]
     if wide // 2 < dim:
@@ -303,8 +303,8 @@ class IPTV2(ImageNetwork):
     @checked
     def __init__(
         self,
-        upscale: Annotated[int, Ge(1), Le(64)] = 2,
-        in_chans: Literal[1, 3] = 3,
+        upscale: Upscale = 2,
+        in_chans: Channels = 3,
         dim: Annotated[int, Ge(2), Le(8192), MultipleOf(2)] = 24,
         depths: PerLevel = (2, 3, 1),
         num_heads: PerLevel = (1, 2, 4),
@@ -312,8 +312,8 @@ class IPTV2(ImageNetwork):
         grid_size: PerLevel = (16, 8, 4),
         hidden_ratio: Annotated[float, Gt(0), Le(1000)] = 2.0,
         merged: bool = False,
-        img_mean: Sequence[float] = (0.4485, 0.4375, 0.4045),
-        img_std: Sequence[Annotated[float, Gt(0)]] = (0.2397, 0.2290, 0.2389),
+        img_mean: Mean = MEAN,
+        img_std: Std = STD,
     ) -> None:
         sides = [math.lcm(window_size, grid) * 2**level for level, grid in enumerate(grid_size)]
         super().__init__(upscale, in_chans, math.lcm(*sides), img_mean, img_std)

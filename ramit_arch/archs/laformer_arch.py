@@ -13,7 +13,7 @@ float16.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ramit_arch.archs.arguments import checked
-from ramit_arch.archs.image_network import ImageNetwork
+from ramit_arch.archs.image_network import MEAN, STD, Channels, ImageNetwork, Mean, Std, Upscale
 from ramit_arch.archs.layers import Blocks, DepthwiseConv, PixelShuffleHead, PointwiseConv, TokenStem, require
 from ramit_arch.archs.row_bands import in_bands
 
@@ -155,8 +155,8 @@ class LAformer(ImageNetwork):
     @checked
     def __init__(
         self,
-        upscale: Annotated[int, Ge(1), Le(64)] = 2,
-        in_chans: Literal[1, 3] = 3,
+        upscale: Upscale = 2,
+        in_chans: Channels = 3,
         dim: Annotated[int, Ge(1), Le(8192)] = 64,
         depth: Annotated[int, Ge(1), Le(1000)] = 18,
         num_heads: Annotated[int, Ge(1), Le(1000)] = 4,
@@ -164,8 +164,8 @@ class LAformer(ImageNetwork):
         rank_kernel: Literal[1, 3, 5, 7, 9, 11] = 5,
         channel_reduction: Annotated[int, Ge(1), Le(8192)] = 4,
         hidden_ratio: Annotated[float, Gt(0), Le(1000)] = 2.0,
-        img_mean: Sequence[float] = (0.4485, 0.4375, 0.4045),
-        img_std: Sequence[Annotated[float, Gt(0)]] = (0.2397, 0.2290, 0.2389),
+        img_mean: Mean = MEAN,
+        img_std: Std = STD,
     ) -> None:
         super().__init__(upscale, in_chans, 1, img_mean, img_std)
         require(dim % num_heads == 0, 'num_heads', num_heads, f'a divisor of dim, which is {dim}')

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ramit_arch.archs.arguments import checked
-from ramit_arch.archs.image_network import ImageNetwork
+from ramit_arch.archs.image_network import MEAN, STD, Channels, ImageNetwork, Mean, Std, Upscale
 from ramit_arch.archs.layers import (
     FeedForward,
     PointwiseConv,
@@ -412,8 +412,8 @@ class RAMiT(ImageNetwork):
     @checked
     def __init__(
         self,
-        upscale: Annotated[int, Ge(1), Le(64)] = 2,
-        in_chans: Literal[1, 3] = 3,
+        upscale: Upscale = 2,
+        in_chans: Channels = 3,
         dim: Annotated[int, Ge(16), Le(8192), MultipleOf(16)] = 64,
         depths: PerStage = (6, 4, 4, 6),
         num_heads: PerStage = (4, 4, 4, 4),
@@ -433,8 +433,8 @@ class RAMiT(ImageNetwork):
         attn_drop: Rate = 0.0,
         proj_drop: Rate = 0.0,
         drop_path: Rate = 0.0,
-        img_mean: Sequence[float] = (0.4485, 0.4375, 0.4045),
-        img_std: Sequence[Annotated[float, Gt(0)]] = (0.2397, 0.2290, 0.2389),
+        img_mean: Mean = MEAN,
+        img_std: Std = STD,
     ) -> None:
         super().__init__(upscale, in_chans, window_size * 2**DOWNSIZINGS, img_mean, img_std)
         mixer_exp_factor = exp_factor if mixer_exp_factor is None else mixer_exp_factor

@@ -20,8 +20,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: an argument does not fit, or the network does not say what to show.
     """
-    if args.block is None and (args.token is not None or args.head is not None):
-        raise UserError(f'--{"head" if args.token is None else "token"}: give the --block whose attention to draw')
+    for flag in ('token', 'head'):
+        if getattr(args, flag) is not None and not args.block:
+            raise UserError(f'--{flag} needs --block, the block whose attention to draw')
     file = check_figure('-o', args.output)
     image = read_image(args.image)
     height, width = image.shape[:2]
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     padded = symmetric_pad(image_for(restorer, image), multiple)
     with restorer.compute.active():
         maps = feature_maps(network, padded)
-        attention = None if args.block is None else attention_maps(network, padded, args.block, token)
+        attention = attention_maps(network, padded, args.block, token) if args.block else None
     print(aligned([['map', 'channels', 'size'], *(
         [title, str(len(values)), f'{values.shape[2]}x{values.shape[1]}'] for title, values in maps.items()
     )]))  # fmt: skip

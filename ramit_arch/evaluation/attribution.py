@@ -26,9 +26,6 @@ from torch import Tensor
 
 from ramit_arch.errors import UserError
 
-SIGMA = 1.2  # of the paper's released code, as the number of steps
-STEPS = 50
-
 
 class Box(NamedTuple):
     """A square: left column, top row, side."""
@@ -110,8 +107,8 @@ def attribute(
     network: Callable[[Tensor], Tensor],
     image: Tensor,
     box: Box,
-    steps: int = STEPS,
-    sigma: float = SIGMA,
+    steps: int,
+    sigma: float,
     progress: Callable[[], object] | None = None,
 ) -> Attribution:
     """The path integral of a network's gradients. One image of the path is in memory at a time.

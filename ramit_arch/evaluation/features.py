@@ -32,17 +32,17 @@ def feature_maps(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
     """The maps that a network says are worth showing, by title.
 
     Args:
-        network: answers `feature_maps`.
+        network: defines `feature_maps`.
         image: (1, C, H, W), padded to a size that the network takes without padding.
 
     Returns:
         Maps (C, h, w) in float32 on the CPU; h and w are those of the image or a share of them.
 
     Raises:
-        UserError: the network does not answer, or names what is not a submodule or no map.
+        UserError: the network does not define it, or names something that is no submodule or returns no map.
     """
     if not hasattr(network, 'feature_maps'):
-        raise UserError(f'{type(network).__name__} does not say which of its maps to show; give it `feature_maps()`')
+        raise UserError(f'{type(network).__name__} does not define `feature_maps()`, which names the maps to show')
     titles: Mapping[str, Sequence[str]] = network.feature_maps()  # type: ignore[operator]
     outputs = _outputs(network, {name for names in titles.values() for name in names}, image)
     maps = {}
@@ -85,7 +85,7 @@ def _submodule(network: nn.Module, name: str) -> nn.Module:
 
 
 class _Reached(Exception):
-    """A block gets the argument; what follows is not computed."""
+    """Stops the forward pass at a block, with its first argument."""
 
 
 class BlockAttention(NamedTuple):
@@ -123,7 +123,7 @@ def attention_maps(network: nn.Module, image: Tensor, block: str, token: tuple[i
 
     Args:
         network, image: as in `feature_maps`.
-        block: name of a submodule that answers `attention_maps`; parts of it may be left out, if it is then still one.
+        block: name of a submodule that defines `attention_maps`; inner parts may be left out if it stays unique.
         token: column and row, in pixels of the image.
 
     Raises:
@@ -142,7 +142,7 @@ def attention_maps(network: nn.Module, image: Tensor, block: str, token: tuple[i
 def _find_block(network: nn.Module, block: str) -> str:
     known = [name for name, module in network.named_modules() if hasattr(module, 'attention_maps')]
     if not known:
-        raise UserError(f'{type(network).__name__}: no block of it answers `attention_maps`; leave --block out')
+        raise UserError(f'{type(network).__name__}: none of its blocks defines `attention_maps`; remove --block')
     matching = [name for name in known if name == block] or [name for name in known if _is_short(block, name)]
     if len(matching) != 1:
         near = '' if matching else suggestion(block, known)
@@ -201,7 +201,7 @@ def figure(
     """
     from matplotlib.figure import Figure
 
-    panels = [] if attention is None else _panels(attention, head)
+    panels = _panels(attention, head) if attention else []
     rows = [-(-(1 + len(maps)) // COLUMNS), -(-len(panels) // HEADS)]
     height, width = (SIDE * side / max(image.shape[:2]) for side in image.shape[:2])
     heights = [rows[0] * (height + 0.35) + 0.4, rows[1] * (SIDE * COLUMNS / HEADS + 0.6) + 0.5][: 2 if panels else 1]
@@ -215,7 +215,7 @@ def figure(
 
 
 def _panels(attention: BlockAttention, head: int | None) -> list[tuple[str, int]]:
-    """Kinds and heads; first the part of the image that lies in the window."""
+    """(kind, head) of each panel; the image in the window comes first."""
     window = [('window', 0)] if 'spatial' in attention.maps else []
     kinds = attention.maps.items()
     return window + [(kind, i) for kind, values in kinds for i in range(len(values)) if head in (None, i)]
@@ -267,7 +267,7 @@ def _in_window(attention: BlockAttention) -> tuple[int, int]:
 
 
 def _draw_window(place: Axes, image: np.ndarray, attention: BlockAttention) -> None:
-    """What the image, padded as for the network, shows in the window."""
+    """The window of the image, padded as for the network."""
     stride = attention.stride
     padding = [
         (0, stride * side - have)
@@ -282,7 +282,7 @@ def _draw_window(place: Axes, image: np.ndarray, attention: BlockAttention) -> N
 
 
 def _outline_window(axes: Axes, attention: BlockAttention) -> None:
-    """Show the window in the image, or the token alone if the window lies around the border or there is none."""
+    """Outline the window in the image; only the token if the window wraps around the border, or without a window."""
     (column, row), stride, across, down = attention.token, attention.stride, 1, 1
     if 'spatial' in attention.maps:
         rows, columns = attention.window
