@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ramit_arch.evaluation.attribution import Box, contribution_area, diffusion_index
-from ramit_arch.evaluation.figures import outline, show
+from ramit_arch.evaluation.figures import SMALL, TITLE, WIDTH, outline, panel_size, show, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIDE = 2.3  # inches of the longer side of a panel
-SHORTEST = 1.3  # of the place of a panel
+NARROWEST = 0.9  # inches of a column: with more than five networks the page is wider than WIDTH
+SHORTEST = 1.3  # inches of either side of a panel's place, unless the column is narrower
 COLOURS = 'Reds'  # of one hue, darker for more: the order survives colour blindness and a grey printer
-SMALLEST = 1e-3  # share of the maximum that is shown as white
+SMALLEST = 1e-3  # share of the maximum of the palest colour
 CONTOURS = {0.1: 'dashed', 0.5: 'solid'}  # shares of the maximum
 LUMINANCE = (0.299, 0.587, 0.114)
 TEXT = (
     'Attribution map: absolute value of the path integral of the gradients. Contribution area: its kernel density, '
-    'contours at 10 % (dashed) and 50 % (solid) of the maximum. DI: diffusion index.'
+    'contours at 10% (dashed) and 50% (solid) of the maximum. DI: diffusion index.'
 )
 
 
@@ -39,29 +39,33 @@ def figure(image: np.ndarray, box: Box, maps: Mapping[str, np.ndarray]) -> Figur
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    height, width = (SIDE * side / max(image.shape[:2]) for side in image.shape[:2])
-    size = (1 + len(maps)) * (max(width, SHORTEST) + 0.1) + 0.9, 2 * (max(height, SHORTEST) + 0.3) + 0.5
+    columns = 1 + len(maps)
+    room = max((WIDTH - 0.9) / columns - 0.1, NARROWEST)
+    height, width = (max(side, min(SHORTEST, room)) for side in panel_size(image, room))
+    titles = [wrapped(name, width) for name in maps]
+    lines = max(title.count('\n') for title in titles)
+    size = columns * (width + 0.1) + 0.9, 2 * (height + 0.3) + 0.5 + 0.12 * lines
     page = Figure(figsize=size, layout='constrained', dpi=200)
-    panels = page.subplots(2, 1 + len(maps), squeeze=False)
+    panels = page.subplots(2, columns, squeeze=False)
     show(panels[0, 0], image, 'input', cmap='gray', vmin=0, vmax=1)
     outline(panels[0, 0], *box, box.size)
     detail = image[box.y : box.y + box.size, box.x : box.x + box.size]
     show(panels[1, 0], detail, '', f'box: {box.size}x{box.size} at {box.x},{box.y}', cmap='gray', vmin=0, vmax=1)
     scale = LogNorm(SMALLEST, 1, clip=True)  # a linear scale shows a few pixels and white
-    for (above, below), (name, values) in zip(panels.T[1:], maps.items(), strict=True):
-        show(above, values / values.max(), fill(name, 24), cmap=COLOURS, norm=scale)
+    for (above, below), title, values in zip(panels.T[1:], titles, maps.values(), strict=True):
+        show(above, values / values.max(), title, cmap=COLOURS, norm=scale)
         _draw_area(below, image, values)
         for axes in (above, below):
             outline(axes, *box, box.size)
     for axes, label in zip(panels[:, 1], ('attribution map', 'contribution area'), strict=True):
-        axes.set_ylabel(label, fontsize=9)
+        axes.set_ylabel(label, fontsize=TITLE)
     bar = page.colorbar(
         ScalarMappable(scale, COLOURS), ax=list(panels.flat), fraction=0.04, pad=0.01, shrink=0.5, anchor=(0, 1),
         format='%g',
     )  # fmt: skip
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label('share of the maximum', fontsize=8)
-    page.supxlabel(fill(TEXT, int(size[0] * 20)), fontsize=7)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label('share of the maximum', fontsize=SMALL)
+    page.supxlabel(fill(TEXT, int(size[0] * 19)), fontsize=SMALL)
     return page
 
 

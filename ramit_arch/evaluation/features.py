@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ramit_arch.errors import UserError, suggestion
-from ramit_arch.evaluation.figures import outline, show
+from ramit_arch.evaluation.figures import SMALL, WIDTH, outline, panel_size, show, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 COLOURS = 'viridis'  # lighter for more, in grey too, and for colour-blind readers
 RANGE = (-2, 3)  # standard deviations around the mean that a map shows
-SIDE = 2.1  # inches of the longer side of a panel
 COLUMNS = 4  # of maps
+ROOM = (WIDTH - 0.8) / COLUMNS - 0.1  # inches for a map
 HEADS = 5  # panels in a row of attention
 
 
@@ -203,9 +203,9 @@ def figure(
 
     panels = _panels(attention, head) if attention else []
     rows = [-(-(1 + len(maps)) // COLUMNS), -(-len(panels) // HEADS)]
-    height, width = (SIDE * side / max(image.shape[:2]) for side in image.shape[:2])
-    heights = [rows[0] * (height + 0.35) + 0.4, rows[1] * (SIDE * COLUMNS / HEADS + 0.6) + 0.5][: 2 if panels else 1]
-    page = Figure(figsize=(max(COLUMNS * (width + 0.1) + 0.8, 6), sum(heights)), layout='constrained', dpi=200)
+    height, _ = panel_size(image, ROOM)
+    heights = [rows[0] * (height + 0.3) + 0.4, rows[1] * (WIDTH / HEADS + 0.4) + 0.4][: 2 if panels else 1]
+    page = Figure(figsize=(WIDTH, sum(heights)), layout='constrained', dpi=200)
     parts = page.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     first = _draw_maps(parts[0], image, maps, rows[0], pool)
     if attention is not None:
@@ -232,12 +232,12 @@ def _draw_maps(part: SubFigure, image: np.ndarray, maps: Mapping[str, np.ndarray
     first, *others = axes = _grid(part, rows, COLUMNS, 1 + len(maps))
     show(first, image, 'input', cmap='gray', vmin=0, vmax=1)
     for place, (title, values) in zip(others, maps.items(), strict=True):
-        show(place, values, title, cmap=COLOURS, vmin=RANGE[0], vmax=RANGE[1])
+        show(place, values, wrapped(title, ROOM), cmap=COLOURS, vmin=RANGE[0], vmax=RANGE[1])
     bar = part.colorbar(others[-1].images[0], ax=axes, fraction=0.03, pad=0.01, extend='both')
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label('standard deviations from the mean', fontsize=8)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label('standard deviations from the mean', fontsize=SMALL)
     kind = 'maximum' if pool == 'max' else 'mean'
-    part.supxlabel(f'Feature maps: {kind} over the channels, standardised.', fontsize=7)
+    part.supxlabel(f'Feature maps: {kind} over the channels, standardised.', fontsize=SMALL)
     return first
 
 
@@ -257,7 +257,7 @@ def _draw_attention(
         f'{attention.block}. Spatial: weights of the values in the window at the token in the box. Channel: weights of '
         'the channels of a head, rows for queries, columns for keys. Every panel has its own range, dark for 0.'
     )
-    part.supxlabel(fill(text, int(part.bbox.width / part.dpi * 20)), fontsize=7)
+    part.supxlabel(fill(text, int(part.bbox.width / part.dpi * 19)), fontsize=SMALL)
 
 
 def _in_window(attention: BlockAttention) -> tuple[int, int]:
