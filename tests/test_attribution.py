@@ -25,6 +25,7 @@ from ramit_arch.evaluation.attribution import (
     detect_gradient,
     diffusion_index,
     gini,
+    share_beyond,
 )
 from ramit_arch.inference.networks import describe
 
@@ -166,6 +167,13 @@ def test_diffusion_index_of_known_maps() -> None:
         gini(np.zeros(4))
 
 
+def test_share_beyond_a_distance_from_the_box() -> None:
+    flat = np.ones((20, 30))
+    assert share_beyond(flat, Box(10, 5, 4), 3) == pytest.approx(1 - 10 * 10 / 600)
+    assert share_beyond(flat, Box(1, 0, 4), 3) == pytest.approx(1 - 8 * 7 / 600)  # at the border
+    assert share_beyond(flat, Box(10, 5, 4), 30) == 0
+
+
 def test_contribution_area_is_a_kernel_density_estimate() -> None:
     rng = np.random.default_rng(0)
     values = rng.random((14, 18)) ** 8
@@ -211,7 +219,7 @@ def test_attribute_prints_the_diffusion_index_and_draws(home: Path) -> None:
     result = run_basicsr(*typed('-o', 'lam.png', '-m', 'gray.pth'), cwd=home)
     assert result.returncode == 0, result.stderr
     header, *rows, last = result.stdout.splitlines()
-    assert header.split() == 'network scale DI detector blurred integration error'.split()
+    assert header.split() == 'network scale DI beyond 32 detector blurred integration error'.split()
     assert [row.split()[:2] for row in rows if row[0] != 'A'] == [['a', 'x2'], ['gray', 'x1']]
     assert all(0 < float(row.split()[2]) <= 100 for row in rows if row[0] != 'A')
     assert last == 'Attribution maps: lam.png'

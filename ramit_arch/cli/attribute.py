@@ -12,12 +12,13 @@ from tqdm import tqdm
 from ramit_arch.cli.figures import check_figure, image_for, open_differentiable, read_image
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation import figures
-from ramit_arch.evaluation.attribution import Attribution, Box, attribute, diffusion_index
+from ramit_arch.evaluation.attribution import Attribution, Box, attribute, diffusion_index, share_beyond
 from ramit_arch.evaluation.attribution_figure import figure
 from ramit_arch.evaluation.text import aligned
 from ramit_arch.inference.restorer import Restorer, is_out_of_memory, restore_whole
 
 LARGEST_ERROR = 0.05  # of the integration, that is not remarked on
+FAR = 32  # pixels of the input
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,9 +38,9 @@ def run(args: argparse.Namespace) -> None:
     found: dict[str, Attribution] = {}
     for path, name, restorer in zip(args.model, names, restorers, strict=True):
         found[name] = _attribute(path, name, restorer, image, box, args)
-    print(aligned([['network', 'scale', 'DI', 'detector', 'blurred', 'integration error'], *(
-        [name, f'x{restorer.scale}', f'{diffusion_index(each.map):.2f}', f'{each.sharp:.3f}', f'{each.blurred:.3f}',
-         f'{each.error:.1%}']
+    print(aligned([['network', 'scale', 'DI', f'beyond {FAR}', 'detector', 'blurred', 'integration error'], *(
+        [name, f'x{restorer.scale}', f'{diffusion_index(each.map):.2f}', f'{share_beyond(each.map, box, FAR):.3%}',
+         f'{each.sharp:.3f}', f'{each.blurred:.3f}', f'{each.error:.1%}']
         for (name, each), restorer in zip(found.items(), restorers, strict=True)
     )]))  # fmt: skip
     if any(each.error > LARGEST_ERROR for each in found.values()):

@@ -181,3 +181,11 @@ def gini(values: np.ndarray) -> float:
 def diffusion_index(attribution_map: np.ndarray) -> float:
     """DI = (1 - Gini) * 100 of an attribution map: 100 if all pixels contribute alike, 100 / (H W) for one pixel."""
     return (1 - gini(attribution_map)) * 100
+
+
+def share_beyond(attribution_map: np.ndarray, box: Box, distance: int) -> float:
+    """Share of an attribution map (H, W) in pixels more than `distance` rows or columns away from a box."""
+    near = np.zeros(attribution_map.shape, bool)
+    reach = distance + box.size
+    near[max(box.y - distance, 0) : box.y + reach, max(box.x - distance, 0) : box.x + reach] = True
+    return float(attribution_map[~near].sum() / attribution_map.sum())
