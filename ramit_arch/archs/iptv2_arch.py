@@ -291,7 +291,8 @@ class IPTV2(ImageNetwork):
         grid_size: side P of GGSA's cells at each level; halved with the map, lattices keep their number of positions.
         hidden_ratio: width r of the feed-forward network in units of its channels.
         merged: build with merged feed-forward networks, the form that `merge` returns.
-        img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1].
+        img_mean: mean of the training images by channel, of values in [0, 1].
+        img_std: their standard deviation by channel.
 
     Raises:
         ValueError: an option is out of its range or contradicts another; names the option and what is allowed.
