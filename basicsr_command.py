@@ -201,7 +201,7 @@ def _add_result_verbs(verbs: argparse._SubParsersAction) -> None:
     runs.add_argument('--plot', metavar='FILE', help='loss and scores over iterations and hours, as PNG, PDF or SVG')
     runs.add_argument('--sheet', metavar='FILE', help='the same crops by every network, as PNG')
     for verb in (table, runs):
-        verb.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
+        verb.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text', help='default: text')
 
 
 def _add_complexity(verbs: argparse._SubParsersAction) -> None:
