@@ -100,10 +100,10 @@ def test_auto_resume_goes_on_where_the_run_stopped(trained: Path, tmp_path: Path
     opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq')
     opt['train']['total_iter'] = 2
     write_options(tmp_path / 'train.yml', opt)
-    assert run_basicsr('train', '-opt', 'train.yml', cwd=tmp_path).returncode == 0
+    assert call_basicsr('train', '-opt', 'train.yml', cwd=tmp_path).returncode == 0
     opt['train']['total_iter'] = 3  # an epoch has three iterations
     write_options(tmp_path / 'train.yml', opt)
-    result = run_basicsr('train', '-opt', 'train.yml', '--auto_resume', cwd=tmp_path)
+    result = call_basicsr('train', '-opt', 'train.yml', '--auto_resume', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert 'Resuming training from epoch: 0, iter: 2' in result.stderr
 
@@ -119,7 +119,7 @@ def test_resume_state_works_without_cuda(flag: tuple, trained: Path, tmp_path: P
         target = tmp_path / 'experiments' / 'tiny' / part
         target.parent.mkdir(parents=True)
         target.write_bytes((state / part).read_bytes())
-    result = run_basicsr('train', '-opt', 'train.yml', *flag, cwd=tmp_path)
+    result = call_basicsr('train', '-opt', 'train.yml', *flag, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert 'iter: 2.' in result.stderr
     assert (tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_4.pth').is_file()
