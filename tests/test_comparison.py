@@ -343,8 +343,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / 'other' / 'two').mkdir(parents=True)
     for i in range(3):
         picture = cv2.imread(str(gt / f'{i}.png'))
-        cv2.imwrite(str(folder / 'other' / f'{i}_x2.png'), np.clip(picture.astype(int) + 4, 0, 255))
+        cv2.imwrite(str(folder / 'other' / f'{i}_x2.png'), np.clip(picture.astype(int) + 4, 0, 255).astype(np.uint8))
         cv2.imwrite(str(folder / 'other' / 'two' / f'{i}.png'), picture)
+        cv2.imwrite(str(folder / 'other' / f'{i}0_x2.png'), picture)  # another image's
     return folder
 
 
@@ -440,7 +441,7 @@ def test_the_figure_has_the_images_that_are_asked_for(home: Path) -> None:
     text = (home / 'f.svg').read_text()
     captions = ['one: 2<', '20x30 at 3,4', 'one: 0<', '48x40 at 0,0', '9x9 at 1,2']
     assert [text.find(caption) for caption in captions] == sorted(text.find(caption) for caption in captions)
-    assert all(caption in text for caption in [*captions, '$a$', 'PSNR in dB and SSIM of the whole image: Y channel'])
+    assert all(caption in text for caption in [*captions, '>$a$<', 'PSNR in dB and SSIM of the whole image: Y channel'])
     page = Image.open(home / 'results/tiny/comparison_one.png')
     assert (page.height - MARGIN) // CELL[1] == 3
 
