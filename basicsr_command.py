@@ -47,7 +47,10 @@ EXAMPLES = {
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --only Set5 Set14\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml -m my.pth\n'
     '  basicsr test -m experiments/mine',
-    'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
+    'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml\n'
+    '  basicsr compare -opt options/test_RAMiT_SRx2.yml -m RAMiT-tiny_SRx2 RAMiT-slimSR_X2.pth --order psnr\n'
+    '  basicsr compare -m experiments/a experiments/b --pictures swinir --figure crops.pdf --difference\n'
+    '  basicsr compare -m experiments/a --images baby bird --crops 60,40,64,48 auto --figure crops.png',
     'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
     'runs': 'basicsr runs experiments/a experiments/b\n'
@@ -159,7 +162,9 @@ def _add_file_verbs(verbs: argparse._SubParsersAction) -> None:
     """What works on an option file."""
     train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
     test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
-    compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
+    compare = _add_verb(
+        verbs, 'compare', 'networks and baselines on the test sets: scores, crops, figures, tables for a paper'
+    )
     check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
     options = _add_verb(
         verbs, 'options', 'print an option file with its bases merged; without FILE, list the packaged ones'
@@ -169,18 +174,16 @@ def _add_file_verbs(verbs: argparse._SubParsersAction) -> None:
     for verb in (test, compare):
         text = 'of a training file or experiment folder, the validation sets are tested with its best network'
         _add_option_file(verb, f'{OPTION_FILE}; {text}', required=False)
-        verb.add_argument('-m', '--model', metavar='PATH', help=MODEL)
         verb.add_argument('--task', choices=TASKS, help=TASK)
         verb.add_argument(
             '-o', '--output', default='results', metavar='DIR', help='folder above NAME/ (default: results)'
         )
+        archived = '; earlier results of its name are archived' if verb is test else ''
         verb.add_argument(
-            '--only',
-            nargs='+',
-            action='extend',
-            metavar='NAME',
-            help='run only these datasets; earlier results of its name are archived',
+            '--only', nargs='+', action='extend', metavar='NAME', help=f'run only these datasets{archived}'
         )
+    test.add_argument('-m', '--model', metavar='PATH', help=MODEL)
+    _add_methods(compare)
     for verb in (train, test):
         verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
         verb.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
@@ -188,6 +191,36 @@ def _add_file_verbs(verbs: argparse._SubParsersAction) -> None:
         verb.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
     check.add_argument('--decode', action='store_true', help='also decode every image once')
     check.set_defaults(launcher='none', auto_resume=False, debug=False)
+
+
+def _add_methods(compare: argparse.ArgumentParser) -> None:
+    """Who is compared, and what is drawn."""
+    compare.add_argument(
+        '-m', '--model', nargs='+', action='extend', metavar='PATH',
+        help=f'{MODEL}; each restores the test sets now (default: the results that `basicsr test` has kept)',
+    )  # fmt: skip
+    compare.add_argument(
+        '--pictures', nargs='+', action='extend', default=[], metavar='DIR',
+        help='outputs of other programs: DIR/IMAGE.png or IMAGE_*.png, or the same in DIR/SET',
+    )  # fmt: skip
+    compare.add_argument(
+        '--names', nargs='+', action='extend', metavar='NAME', help='titles, one for each -m and then --pictures'
+    )
+    compare.add_argument(
+        '--order', default='given', metavar='METRIC',
+        help='put the best beside the ground truth, by the mean of a metric such as psnr (default: as given)',
+    )  # fmt: skip
+    compare.add_argument(
+        '--images', nargs='+', action='extend', metavar='NAME',
+        help='draw these images of the sets (default: the first, and in the figure the hardest for the baseline)',
+    )  # fmt: skip
+    compare.add_argument(
+        '--crops', nargs='+', type=_crop, default=[None], metavar='BOX',
+        help='X,Y,W,H in pixels of the ground truth, or auto; one for all, or one for each of --images (default: auto)',
+    )  # fmt: skip
+    compare.add_argument('--figure', metavar='FILE', help='draw the crops for a paper: .png, .pdf or .svg')
+    compare.add_argument('--difference', action='store_true', help='with --figure: maps of |output - ground truth|')
+    compare.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
 
 
 def _add_result_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -270,6 +303,15 @@ def _box(text: str) -> list[int]:
     box = _integers(text, 'X,Y,SIZE')
     if box[2] < 2:
         raise argparse.ArgumentTypeError(f'{text}: SIZE is {box[2]}; it must be 2 or more')
+    return box
+
+
+def _crop(text: str) -> list[int] | None:
+    if text == 'auto':
+        return None
+    box = _integers(text, 'X,Y,W,H')
+    if min(box[2:]) < 2:
+        raise argparse.ArgumentTypeError(f'{text}: W and H must be 2 or more')
     return box
 
 

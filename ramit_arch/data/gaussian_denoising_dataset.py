@@ -111,6 +111,11 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
         gt = to_tensor(image)
         return {'lq': gt + self._noise(gt, rng), 'gt': gt, 'lq_path': str(entry), 'gt_path': str(entry)}
 
+    def ground_truth(self, index: int) -> tuple[str, tuple[int, int]]:
+        """Path and (height, width) of an image of a test set, without decoding it."""
+        entry = self._entry(index, None)
+        return str(entry), entry.store.size(entry.name)
+
     def _noise(self, gt: Tensor, rng: np.random.Generator | None) -> Tensor:
         if rng is None:
             return evaluation_noise(gt.shape, self.sigma[0])

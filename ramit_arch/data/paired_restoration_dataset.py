@@ -98,6 +98,12 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
         paths = {'lq_path': entry.lq_store.path(entry.lq_name), 'gt_path': entry.gt_store.path(entry.gt_name)}
         return {'lq': to_tensor(lq), 'gt': to_tensor(gt), **paths}
 
+    def ground_truth(self, index: int) -> tuple[str, tuple[int, int]]:
+        """Path and (height, width) of an image of a test set as its item has them, without decoding it."""
+        pair = self._entry(index, None)
+        height, width = pair.lq_store.size(pair.lq_name)
+        return pair.gt_store.path(pair.gt_name), (height * self.scale, width * self.scale)
+
     def _load(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """The pixels of both, GT cropped to LQ * scale."""
         lq, gt = pair.lq_store.pixels(pair.lq_name), pair.gt_store.pixels(pair.gt_name)

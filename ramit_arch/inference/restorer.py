@@ -92,7 +92,7 @@ class Restorer:
         self.scale: int = scale or (upscale if isinstance(upscale, int) else 1)
         self.channels: int = channels or getattr(network, 'in_chans', None) or 3
         self.size_multiple = size_multiple or 1
-        self.device = _device(device)
+        self.device = find_device(device)
         self.network = network.eval().to(self.device)
         self.tile, self.overlap, self.ensemble = tile, overlap, ensemble
         gpu = self.device.type == 'cuda'
@@ -301,7 +301,12 @@ def _resize(alpha: np.ndarray, scale: int) -> np.ndarray:
     return np.clip(resized, 0, 1) if alpha.dtype == np.float32 else resized
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def find_device(device: str | torch.device | None) -> torch.device:
+    """A device by name, or a GPU if there is one.
+
+    Raises:
+        UserError: it is not available.
+    """
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
