@@ -22,7 +22,7 @@ from ramit_arch.options.section import Text
 
 class PairedRootOptions(RootOptions):
     dataroot_lq: Text | None = None
-    """Folder, LMDB or raw store of LQ images. Needed, here or in `roots`."""
+    """Folder, LMDB or raw store of LQ images. Required, here or in `roots`."""
     filename_tmpl: Annotated[str, Field(pattern=r'^[^{}]*\{\}[^{}]*$'), "text that holds {} once, as in '{}x2'"] = '{}'
     """LQ name from the ground truth name, both without suffix: '{}x2' finds babyx2.png for baby.png."""
 
