@@ -477,7 +477,7 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
         nargs=3,
         type=int,
         metavar=('SIZE', 'STEP', 'THRESHOLD'),
-        help="cut images (training images only, if there are any) into sub-images; BasicSR's crop_size, step, thresh_size",
+        help="cut images (if any are for training, only those) into sub-images; BasicSR's crop_size, step, thresh_size",
     )
     prepare.add_argument('--convert', action='store_true', help='convert 16-bit, palette, alpha and CMYK images')
     prepare.add_argument(
