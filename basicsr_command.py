@@ -570,7 +570,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, instead of returning it to the system and requesting it again in every operator."""
+    """Let glibc keep freed memory, instead of returning it to the system and requesting it again in every operator."""
     if sys.platform != 'linux':
         return
     libc = ctypes.CDLL(None)
