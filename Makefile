@@ -2,7 +2,8 @@
 # make demo    restore a photograph with a packaged network, then train, test and compare a small RAMiT x2
 # make test    the whole test suite
 # make lint    ruff and mypy
-# make reference   docs/options.md and the JSON Schema, from the classes and signatures that are read
+# make docs    the documentation site in site/; a broken link or a missing docstring is an error
+# make reference   the references of options and commands and the JSON Schema, from the code
 # make bench   speed and memory beside other implementations
 # make stress   wrong input, kills at random moments, endings of trainings
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test lint reference bench stress clean
+.PHONY: setup demo test lint docs reference bench stress clean
 
 setup:
 	@$(PYTHON) install/environment.py $(if $(filter file,$(origin PYTHON)),,--this-python)
@@ -47,6 +48,11 @@ lint: setup
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 
+docs: setup
+	$(BIN)/python -m pip install -q -r docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "Open site/index.html."
+
 reference: setup
 	$(BIN)/python -m ramit_arch.cli.reference docs
 
@@ -68,4 +74,4 @@ stress: $(DATA)
 
 clean:
 	[ ! -e .venv/installed ] || rm -rf .venv
-	rm -rf build *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO) results/demo
+	rm -rf build site *.egg-info datasets/quickstart experiments/$(DEMO) results/$(DEMO) results/demo

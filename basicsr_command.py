@@ -47,7 +47,10 @@ EXAMPLES = {
     '  basicsr test -opt options/test_RAMiT_SRx2.yml --only Set5 Set14\n'
     '  basicsr test -opt options/test_RAMiT_SRx2.yml -m my.pth\n'
     '  basicsr test -m experiments/mine',
-    'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml',
+    'compare': 'basicsr compare -opt options/test_quickstart_RAMiT_SRx2.yml\n'
+    '  basicsr compare -opt options/test_RAMiT_SRx2.yml -m RAMiT-tiny_SRx2 RAMiT-slimSR_X2.pth --order psnr\n'
+    '  basicsr compare -m experiments/a experiments/b --pictures swinir --figure crops.pdf --difference\n'
+    '  basicsr compare -m experiments/a --images baby bird --crops 60,40,64,48 auto --figure crops.png',
     'table': 'basicsr table results/RAMiT_SRx2 results/RAMiT_CDN\n'
     '  basicsr table results --tables 2 5a --format markdown > scores.md',
     'runs': 'basicsr runs experiments/a experiments/b\n'
@@ -128,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_features(verbs)
     _add_restore(verbs)
     _add_web(verbs)
-    _add_verb(verbs, 'models', 'list the packaged networks, with their scores')
+    _add_verb(verbs, 'models', 'list the packaged networks with their scores')
     _add_export(verbs)
     _add_data_verbs(verbs)
     for name in TAKES_CODE:
@@ -159,28 +162,28 @@ def _add_file_verbs(verbs: argparse._SubParsersAction) -> None:
     """What works on an option file."""
     train = _add_verb(verbs, 'train', 'train a network; writes experiments/ and tb_logger/ in the current folder')
     test = _add_verb(verbs, 'test', 'restore and score the test sets; writes results/ in the current folder')
-    compare = _add_verb(verbs, 'compare', 'after a test: a table beside bicubic interpolation, and a sheet of crops')
-    check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and what the run would be')
+    compare = _add_verb(
+        verbs, 'compare', 'compare networks and baselines on the test sets: scores, crops, figures, tables for a paper'
+    )
+    check = _add_verb(verbs, 'check', 'report all errors in an option file and its data, and a summary of the run')
     options = _add_verb(
         verbs, 'options', 'print an option file with its bases merged; without FILE, list the packaged ones'
     )
     for verb in (train, check, options):
         _add_option_file(verb, OPTION_FILE, required=verb is not options)
     for verb in (test, compare):
-        text = 'of a training file or experiment folder, the validation sets are tested with its best network'
+        text = 'with a training file or experiment folder, its validation sets are tested with its best network'
         _add_option_file(verb, f'{OPTION_FILE}; {text}', required=False)
-        verb.add_argument('-m', '--model', metavar='PATH', help=MODEL)
         verb.add_argument('--task', choices=TASKS, help=TASK)
         verb.add_argument(
             '-o', '--output', default='results', metavar='DIR', help='folder above NAME/ (default: results)'
         )
+        archived = '; earlier results of the same name are archived' if verb is test else ''
         verb.add_argument(
-            '--only',
-            nargs='+',
-            action='extend',
-            metavar='NAME',
-            help='run only these datasets; earlier results of its name are archived',
+            '--only', nargs='+', action='extend', metavar='NAME', help=f'run only these datasets{archived}'
         )
+    test.add_argument('-m', '--model', metavar='PATH', help=MODEL)
+    _add_methods(compare)
     for verb in (train, test):
         verb.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
         verb.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
@@ -190,22 +193,52 @@ def _add_file_verbs(verbs: argparse._SubParsersAction) -> None:
     check.set_defaults(launcher='none', auto_resume=False, debug=False)
 
 
+def _add_methods(compare: argparse.ArgumentParser) -> None:
+    """Who is compared, and what is drawn."""
+    compare.add_argument(
+        '-m', '--model', nargs='+', action='extend', metavar='PATH',
+        help=f'{MODEL}; each restores the test sets now (default: the results that `basicsr test` has kept)',
+    )  # fmt: skip
+    compare.add_argument(
+        '--pictures', nargs='+', action='extend', default=[], metavar='DIR',
+        help='outputs of other programs: DIR/IMAGE.png or IMAGE_*.png, or the same in DIR/SET',
+    )  # fmt: skip
+    compare.add_argument(
+        '--names', nargs='+', action='extend', metavar='NAME', help='titles, one for each -m and then --pictures'
+    )
+    compare.add_argument(
+        '--order', default='given', metavar='METRIC',
+        help='put the best beside the ground truth, by the mean of a metric such as psnr (default: as given)',
+    )  # fmt: skip
+    compare.add_argument(
+        '--images', nargs='+', action='extend', metavar='NAME',
+        help='draw these images of the sets (default: the first, and in the figure the hardest for the baseline)',
+    )  # fmt: skip
+    compare.add_argument(
+        '--crops', nargs='+', type=_crop, default=[None], metavar='BOX',
+        help='X,Y,W,H in pixels of the ground truth, or auto; one for all, or one for each of --images (default: auto)',
+    )  # fmt: skip
+    compare.add_argument('--figure', metavar='FILE', help='draw the crops for a paper: .png, .pdf or .svg')
+    compare.add_argument('--difference', action='store_true', help='with --figure: maps of |output - ground truth|')
+    compare.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
+
+
 def _add_result_verbs(verbs: argparse._SubParsersAction) -> None:
-    table = _add_verb(verbs, 'table', "our scores beside the paper's, table by table")
+    table = _add_verb(verbs, 'table', "print your scores beside the paper's, table by table")
     table.add_argument('results', nargs='+', metavar='PATH', help='folders of results, or score files (JSON)')
     table.add_argument(
         '--tables', nargs='+', metavar='NUMBER', help="only these of the paper's tables, such as 2 5a Ca"
     )
-    runs = _add_verb(verbs, 'runs', 'trainings side by side: what differs, size, speed, scores; curves and crops')
-    runs.add_argument('experiments', nargs='+', metavar='FOLDER', help='experiments/NAME, a column each')
+    runs = _add_verb(verbs, 'runs', 'compare training runs: options that differ, size, speed, scores; curves and crops')
+    runs.add_argument('experiments', nargs='+', metavar='FOLDER', help='experiments/NAME, one column each')
     runs.add_argument('--plot', metavar='FILE', help='loss and scores over iterations and hours, as PNG, PDF or SVG')
     runs.add_argument('--sheet', metavar='FILE', help='the same crops by every network, as PNG')
     for verb in (table, runs):
-        verb.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text')
+        verb.add_argument('--format', choices=['text', 'markdown', 'csv'], default='text', help='default: text')
 
 
 def _add_complexity(verbs: argparse._SubParsersAction) -> None:
-    complexity = _add_verb(verbs, 'complexity', 'parameters, Mult-Adds, time and memory for a 1280x720 output')
+    complexity = _add_verb(verbs, 'complexity', 'measure parameters, Mult-Adds, time and memory for a 1280x720 output')
     complexity.add_argument('-opt', nargs='+', default=[], metavar='FILE', help='option files, one row each')
     complexity.add_argument('-m', '--model', nargs='+', default=[], metavar='PATH', help='checkpoints, one row each')
     complexity.add_argument('--task', choices=TASKS, help=TASK)
@@ -273,6 +306,15 @@ def _box(text: str) -> list[int]:
     return box
 
 
+def _crop(text: str) -> list[int] | None:
+    if text == 'auto':
+        return None
+    box = _integers(text, 'X,Y,W,H')
+    if min(box[2:]) < 2:
+        raise argparse.ArgumentTypeError(f'{text}: W and H must be 2 or more')
+    return box
+
+
 def _token(text: str) -> list[int]:
     return _integers(text, 'X,Y')
 
@@ -282,7 +324,7 @@ def _count(text: str) -> int:
 
 
 def _add_export(verbs: argparse._SubParsersAction) -> None:
-    export = _add_verb(verbs, 'export', 'write a network as one file for other programs')
+    export = _add_verb(verbs, 'export', 'export a network to one file for other programs')
     export.add_argument('-m', '--model', required=True, metavar='PATH', help=MODEL)
     export.add_argument('--task', choices=TASKS, help=TASK)
     export.add_argument('--to', required=True, metavar='FILE', help='the file to write: .safetensors, .onnx or .pt2')
@@ -298,18 +340,18 @@ def _add_restore(verbs: argparse._SubParsersAction) -> None:
     restore.add_argument('-o', '--output', metavar='PATH', help='folder, or file for one source (default: beside it)')
     restore.add_argument('--format', choices=['png', 'jpg', 'webp', 'tif', 'bmp'], help='default: png')
     restore.add_argument('--quality', type=_percentage, metavar='N', help='JPEG and WebP quality (default: 95)')
-    restore.add_argument('--codec', metavar='NAME', help='of a video (default: libx264; libvpx-vp9 in .webm)')
-    restore.add_argument(
-        '--crf', type=_crf, metavar='N', help="of a video: the codec's quality, lower is better (default: 16 to 20)"
-    )
+    restore.add_argument('--codec', metavar='NAME', help='video codec (default: libx264; libvpx-vp9 in .webm)')
+    restore.add_argument('--crf', type=_crf, metavar='N', help='video quality, lower is better (default: 16 to 20)')
     restore.add_argument(
         '--suffix', metavar='TEXT', help='appended to file names (default: _x2 and the like; none with -o)'
     )
     restore.add_argument('--overwrite', action='store_true', help='replace existing results')
-    restore.add_argument('--tile', type=_tile, default='auto', metavar='N', help='size of tiles in pixels, auto or off')
+    restore.add_argument(
+        '--tile', type=_tile, default='auto', metavar='N', help='tile size in pixels, auto or off (default: auto)'
+    )
     restore.add_argument('--overlap', type=_overlap, default=32, metavar='N', help='overlap of tiles (default: 32)')
     restore.add_argument('--ensemble', action='store_true', help='average 8 flips and rotations; 8 times slower')
-    restore.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster, a little less exact')
+    restore.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster, slightly less accurate')
     restore.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
     restore.add_argument('--threads', type=_positive, metavar='N', help='CPU threads (default: all cores)')
 
@@ -330,8 +372,10 @@ def _add_web(verbs: argparse._SubParsersAction) -> None:
         metavar='NAME',
         help="names under which the page may be opened, besides this machine's",
     )
-    web.add_argument('--max_mb', type=_positive, default=32, metavar='N', help='of a file (default: 32)')
-    web.add_argument('--max_megapixels', type=_positive, default=24, metavar='N', help='of a picture (default: 24)')
+    web.add_argument('--max_mb', type=_positive, default=32, metavar='N', help='largest file in MB (default: 32)')
+    web.add_argument(
+        '--max_megapixels', type=_positive, default=24, metavar='N', help='largest picture in megapixels (default: 24)'
+    )
     web.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
     web.add_argument('--threads', type=_positive, metavar='N', help='CPU threads (default: all cores)')
 
@@ -343,13 +387,15 @@ def _port(text: str) -> int:
 
 
 def _add_init(verbs: argparse._SubParsersAction) -> None:
-    init = _add_verb(verbs, 'init', 'prepare your own pictures, and write the option file of a training')
+    init = _add_verb(verbs, 'init', 'prepare your own pictures, and write an option file to train on them')
     init.add_argument(
         'kind', choices=['sr', 'denoise', 'pairs'], help='super-resolution, Gaussian noise, or your pairs'
     )
-    init.add_argument('--data', required=True, metavar='DIR', help='pictures; for pairs the ground truth')
-    init.add_argument('--lq', metavar='DIR', help='pairs: the LQ images, of the same names')
-    init.add_argument('--scale', type=int, choices=[2, 3, 4], help='factor (default: 2 for sr, none for pairs)')
+    init.add_argument('--data', required=True, metavar='DIR', help='pictures; for pairs, the ground truth')
+    init.add_argument('--lq', metavar='DIR', help='pairs: the LQ images')
+    init.add_argument(
+        '--scale', type=int, choices=[2, 3, 4], help='super-resolution factor (default: 2 for sr, none for pairs)'
+    )
     init.add_argument(
         '--sigma',
         type=_sigma,
@@ -363,14 +409,20 @@ def _add_init(verbs: argparse._SubParsersAction) -> None:
         type=_hours,
         default=2.0,
         metavar='N',
-        help='length of the training (default: 2)',
+        help='training time in hours (default: 2)',
     )
     init.add_argument(
         '--network', metavar='NAME', help='tiny, slim, full or any registered network (default: tiny; slim on a GPU)'
     )
-    init.add_argument('--name', type=_name, default='mine', metavar='NAME', help='of option file and experiment')
     init.add_argument(
-        '--store', metavar='DIR', help='where the images are prepared (default: datasets/NAME); trainings may share it'
+        '--name',
+        type=_name,
+        default='mine',
+        metavar='NAME',
+        help='name of the option file and the experiment (default: mine)',
+    )
+    init.add_argument(
+        '--store', metavar='DIR', help='folder of the prepared images, which runs may share (default: datasets/NAME)'
     )
 
 
@@ -436,7 +488,9 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
         verbs, 'prepare', 'convert an unpacked archive to LMDBs and test folders; without NAME, list the datasets'
     )
     verify = _add_verb(verbs, 'verify', 'check prepared data: counts, pairs, damage, duplicates, leaks, checksums')
-    statistics = _add_verb(verbs, 'statistics', 'mean and standard deviation of the channels, for an option file')
+    statistics = _add_verb(
+        verbs, 'statistics', 'compute mean and standard deviation of the channels, for an option file'
+    )
 
     prepare.add_argument('names', nargs='*', metavar='NAME', help='datasets, or own for your own images')
     prepare.add_argument('--from', dest='source', metavar='DIR', help='the unpacked archive, or a folder above it')
@@ -463,10 +517,12 @@ def _add_data_verbs(verbs: argparse._SubParsersAction) -> None:
         nargs=3,
         type=int,
         metavar=('SIZE', 'STEP', 'THRESHOLD'),
-        help="cut images (only training ones if there are) into sub-images; BasicSR's crop_size, step, thresh_size",
+        help="cut images (if any are for training, only those) into sub-images; BasicSR's crop_size, step, thresh_size",
     )
     prepare.add_argument('--convert', action='store_true', help='convert 16-bit, palette, alpha and CMYK images')
-    prepare.add_argument('--any_count', action='store_true', help='accept another number of images than the published')
+    prepare.add_argument(
+        '--any_count', action='store_true', help='accept a number of images other than the published one'
+    )
     prepare.add_argument('--dry_run', action='store_true', help='report what would be written, write nothing')
     verify.add_argument('root', nargs='?', metavar='DIR', help='where `prepare` wrote the datasets')
     verify.add_argument(
@@ -513,7 +569,7 @@ def _versions() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; 0 only on success, 130 after Ctrl-C, 1 after an error, 2 after a wrong command line."""
+    """Run one verb; 0 only on success, 130 after Ctrl-C, 1 after an error, 2 for an invalid command line."""
     args = build_parser().parse_args(argv)
     with ExitStack() as args.until_reported:  # what a verb enters here is left once its error is printed
         return _run_and_report(args)
@@ -554,7 +610,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, instead of returning it to the system and requesting it again in every operator."""
+    """Let glibc keep freed memory, instead of returning it to the system and requesting it again in every operator."""
     if sys.platform != 'linux':
         return
     libc = ctypes.CDLL(None)

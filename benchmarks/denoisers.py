@@ -24,7 +24,8 @@ from skimage.restoration import denoise_nl_means, denoise_wavelet
 
 from ramit_arch import Restorer  # makes BasicSR importable
 from ramit_arch.data.gaussian_denoising_dataset import evaluation_noise
-from ramit_arch.evaluation.comparison import Comparison, Restoration, sheet
+from ramit_arch.evaluation.comparison import Comparison, Restoration
+from ramit_arch.evaluation.comparison_sheet import cut, sheet
 from ramit_arch.evaluation.text import aligned
 
 from basicsr.metrics import calculate_psnr  # isort: skip
@@ -147,7 +148,7 @@ def main() -> None:
         rows.append([name, *(f'{score:.2f}' for score in [*scores, np.mean(scores)]), taken])
     print(aligned(rows))
     if args.sheet:
-        sheet(comparisons).save(args.sheet)
+        sheet([cut(c) for c in comparisons]).save(args.sheet)
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ from ramit_arch.inference.networks import build, describe, matching_tasks
 
 
 def install() -> None:
-    """Register networks with spandrel: those of this package, and others that find their options in their weights."""
+    """Register networks with spandrel: those of this package, and any that infer their options from weights."""
     for name, network in ARCH_REGISTRY:
         if issubclass(network, ImageNetwork) or hasattr(network, 'options_from'):
             MAIN_REGISTRY.add(ArchSupport.from_architecture(RegisteredArch(name)), ignore_duplicates=True)

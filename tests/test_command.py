@@ -83,27 +83,28 @@ def test_test_restores_scores_and_compares(trained: Path) -> None:
     result = run_basicsr('compare', '-opt', 'test.yml', cwd=trained)
     assert result.returncode == 0, result.stderr
     assert 'bicubic PSNR' in result.stdout
-    assert result.stdout.strip().endswith('results/tiny/comparison_tiny_val.png')
+    assert result.stdout.splitlines()[-2].endswith('results/tiny/comparison_tiny_val.png')
+    assert result.stdout.strip().endswith('results/tiny/comparison.tex')
     assert (results / 'comparison_tiny_val.png').is_file()
 
 
 def test_results_go_where_they_are_wanted(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / 'new' / 'out'
-    for verb, last in (('test', 'Scores, images and log: {}'), ('compare', '{}/comparison_tiny_val.png')):
+    for verb, last in (('test', 'Scores, images and log: {}'), ('compare', '{}/comparison.tex')):
         result = call_basicsr(verb, 'test.yml', '-o', str(out), cwd=trained)
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip().endswith(last.format(out / 'tiny'))
-    assert sorted(path.suffix for path in (out / 'tiny').iterdir()) == ['', '', '.log', '.png', '.txt']
+    assert sorted(path.suffix for path in (out / 'tiny').iterdir()) == ['', '', '.log', '.md', '.png', '.tex', '.txt']
 
 
 def test_auto_resume_goes_on_where_the_run_stopped(trained: Path, tmp_path: Path) -> None:
     opt = tiny_options(trained / 'data' / 'gt', trained / 'data' / 'lq')
     opt['train']['total_iter'] = 2
     write_options(tmp_path / 'train.yml', opt)
-    assert run_basicsr('train', '-opt', 'train.yml', cwd=tmp_path).returncode == 0
+    assert call_basicsr('train', '-opt', 'train.yml', cwd=tmp_path).returncode == 0
     opt['train']['total_iter'] = 3  # an epoch has three iterations
     write_options(tmp_path / 'train.yml', opt)
-    result = run_basicsr('train', '-opt', 'train.yml', '--auto_resume', cwd=tmp_path)
+    result = call_basicsr('train', '-opt', 'train.yml', '--auto_resume', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert 'Resuming training from epoch: 0, iter: 2' in result.stderr
 
@@ -119,7 +120,7 @@ def test_resume_state_works_without_cuda(flag: tuple, trained: Path, tmp_path: P
         target = tmp_path / 'experiments' / 'tiny' / part
         target.parent.mkdir(parents=True)
         target.write_bytes((state / part).read_bytes())
-    result = run_basicsr('train', '-opt', 'train.yml', *flag, cwd=tmp_path)
+    result = call_basicsr('train', '-opt', 'train.yml', *flag, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert 'iter: 2.' in result.stderr
     assert (tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_4.pth').is_file()
@@ -581,7 +582,7 @@ def test_ctrl_c_exits_with_130(trained: Path, tmp_path: Path) -> None:
 
 def test_compare_before_test_says_what_to_do(trained: Path, tmp_path: Path) -> None:
     opt = options_of_test(tiny_options(trained / 'data/gt', trained / 'data/lq'), 'not/read/by/compare.pth')
-    assert 'run `basicsr test` with this option file first' in mistake('compare', opt, tmp_path)
+    assert 'run `basicsr test` with this option file first, or give networks by -m' in mistake('compare', opt, tmp_path)
 
 
 def test_complexity_prints_a_row_a_file(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramit_arch import RAMiT, RAMiTModel
 from ramit_arch.errors import UserError
-from ramit_arch.evaluation.comparison import CELL, MARGIN, THUMBNAIL
+from ramit_arch.evaluation.comparison_sheet import CELL, MARGIN, THUMBNAIL
 from ramit_arch.inference.checkpoints import read_weights
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import (
     TINY_NETWORK,
+    call_basicsr,
     problems,
-    run_basicsr,
     run_torchrun,
     schedule_of,
     tiny_options,
@@ -150,7 +150,7 @@ def test_nothing_is_read_decoded_or_cropped_beyond_what_the_stage_needs(
 
 
 def test_log_says_when_a_stage_begins_and_resuming_anywhere_gives_the_same_weights(files: Path) -> None:
-    result = run_basicsr('train', '-opt', 'train.yml', cwd=files)
+    result = call_basicsr('train', '-opt', 'train.yml', cwd=files)
     assert result.returncode == 0, result.stderr
     begins = [line for line in result.stderr.splitlines() if ': stage ' in line]
     assert len(begins) == 3
@@ -160,7 +160,7 @@ def test_log_says_when_a_stage_begins_and_resuming_anywhere_gives_the_same_weigh
     final = torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']
     for done, stage in [(2, 1), (3, 2), (4, 2), (5, 3)]:  # the last and the first iteration of a stage come next
         state = f'path:resume_state=experiments/tiny/training_states/{done}.state'
-        result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', state, cwd=files)
+        result = call_basicsr('train', '-opt', 'train.yml', '--force_yml', state, cwd=files)
         assert result.returncode == 0, result.stderr
         assert f'Iteration {done + 1}: stage {stage} of 3' in result.stderr
         resumed = torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']
@@ -169,10 +169,10 @@ def test_log_says_when_a_stage_begins_and_resuming_anywhere_gives_the_same_weigh
 
 def test_progressive_learning_needs_our_model_and_data_set(files: Path) -> None:
     other = ['model_type=SRModel', 'train:lr_batch_size=null']
-    result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *other, cwd=files)
+    result = call_basicsr('train', '-opt', 'train.yml', '--force_yml', *other, cwd=files)
     assert ': SRModel does not read it' in result.stderr
     stock = ['datasets:train:type=PairedImageDataset', f'network_g:type={TINY_NETWORK["type"]}']
-    result = run_basicsr('train', '-opt', 'train.yml', '--force_yml', *stock, cwd=files)
+    result = call_basicsr('train', '-opt', 'train.yml', '--force_yml', *stock, cwd=files)
     assert 'PairedImageDataset, which has one patch size' in result.stderr
 
 
@@ -191,7 +191,7 @@ def test_stock_model_trains_in_two_processes_on_the_cpu(files: Path) -> None:
 
 
 def test_two_processes_give_the_weights_of_one(files: Path) -> None:
-    assert run_basicsr('train', '-opt', 'train.yml', '--force_yml', 'name=one', cwd=files).returncode == 0
+    assert call_basicsr('train', '-opt', 'train.yml', '--force_yml', 'name=one', cwd=files).returncode == 0
     result = run_torchrun(2, 'train', '-opt', 'train.yml', '--launcher', 'pytorch', cwd=files)
     assert result.returncode == 0, result.stderr
     assert 'stage 2: iterations 4 to 5, LQ patches of 12, batches of 2 (1 on each of 2)' in result.stderr

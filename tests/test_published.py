@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.metrics import calculate_psnr
-from helpers import call_basicsr, run_basicsr, write_lmdb, write_options
+from helpers import call_basicsr, write_lmdb, write_options
 from test_ramit_arch import NETWORKS
 
 from ramit_arch import RAMiT, options
@@ -43,9 +43,9 @@ def set5(shared: Path, scale: int, backend: str, tmp_path: Path) -> dict:
     return {**section, **roots, 'filename_tmpl': f'{{}}x{scale}'}
 
 
-@pytest.mark.parametrize('backend', ['disk', 'lmdb'])
-@pytest.mark.parametrize(('checkpoint', 'variant', 'scale'), [
-    ('RAMiT-slimSR_X2', 'RAMiT-slimSR_SRx2', 2), ('RAMiT-1_X4', 'RAMiT-1_SRx4', 4),
+@pytest.mark.parametrize(('checkpoint', 'variant', 'scale', 'backend'), [
+    ('RAMiT-slimSR_X2', 'RAMiT-slimSR_SRx2', 2, 'disk'),
+    ('RAMiT-1_X4', 'RAMiT-1_SRx4', 4, 'disk'), ('RAMiT-1_X4', 'RAMiT-1_SRx4', 4, 'lmdb'),
 ])  # fmt: skip
 def test_set5_scores_equal_the_published_ones(
     checkpoint: str, variant: str, scale: int, backend: str, shared: Path, tmp_path: Path
@@ -55,7 +55,7 @@ def test_set5_scores_equal_the_published_ones(
     opt['network_g'] = {'type': 'RAMiT', **NETWORKS[variant]['options']}
     opt['path']['pretrain_network_g'] = str(shared / 'reference' / 'checkpoints' / f'{checkpoint}.pth')
     write_options(tmp_path / 'test.yml', opt)
-    result = run_basicsr('test', '-opt', 'test.yml', cwd=tmp_path, timeout=400)
+    result = call_basicsr('test', '-opt', 'test.yml', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / 'results' / opt['name'] / 'scores' / 'Set5.json').read_text())
     published = json.loads((shared / 'reference' / 'published_scores.json').read_text())[f'{checkpoint}/Set5']

@@ -1,8 +1,9 @@
-"""The option reference and the JSON Schema: as the schema has them, and true of the option files."""
+"""The references of options and commands and the JSON Schema: current, complete, and true of the option files."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from helpers import ROOT, tiny_options
 from test_checks import FOREIGN, put
 
+import basicsr_command
 from ramit_arch import options
 from ramit_arch.cli import reference
 from ramit_arch.options import rows
@@ -21,6 +23,7 @@ FILES = sorted((ROOT / 'options').rglob('*.yml'))
 def test_the_files_in_docs_are_current() -> None:
     advice = 'run `make reference`'
     assert (ROOT / 'docs' / reference.MARKDOWN).read_text() == reference.markdown(), advice
+    assert (ROOT / 'docs' / reference.COMMANDS).read_text() == reference.command_line(), advice
     assert json.loads((ROOT / 'docs' / reference.JSON).read_text()) == reference.json_schema(), advice
 
 
@@ -31,6 +34,18 @@ def test_the_reference_says_what_every_key_means() -> None:
     assert all(len(row.split(' | ')) == 4 and row.split(' | ')[-1] not in ('', ' |') for row in rows)
     for key in ('progressive[].batch_size', 'metrics.NAME.crop_border', 'sigma', 'keep_best', 'io_backend.type'):
         assert any(row.startswith(f'| `{key}` |') for row in rows)
+
+
+def test_the_reference_of_commands_has_every_argument_of_every_verb() -> None:
+    verbs = dict(re.findall(r'^## (\w+)\n(.+?)(?=^## |\Z)', reference.command_line(), re.MULTILINE | re.DOTALL))
+    assert verbs.keys() == basicsr_command.EXAMPLES.keys()
+    assert '| `--sigma N ...` | denoise: level, or range (default: 0 50) |' in verbs['init']
+    assert '| `-m PATH`, `--model PATH` |' in verbs['restore']
+    assert '| `--launcher {none,pytorch,slurm}` | job launcher |' in verbs['train']
+    assert '| `--ensemble` |' in verbs['restore']
+    for verb, text in verbs.items():
+        assert f'    basicsr {verb}' in text
+        assert not [line for line in text.splitlines() if line.endswith('|  |')], verb
 
 
 @pytest.fixture(scope='module')

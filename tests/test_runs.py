@@ -10,7 +10,7 @@ import yaml
 from helpers import call_basicsr, run_basicsr, tiny_options, write_options, write_pairs
 from PIL import Image
 
-from ramit_arch.evaluation.comparison import THUMBNAIL
+from ramit_arch.evaluation.comparison_sheet import THUMBNAIL
 from ramit_arch.evaluation.runs import Point, Run, differing, read_run, rows
 
 

@@ -25,8 +25,9 @@ class ImageNetwork(nn.Module, ABC):
     Args:
         upscale: factor of super-resolution; 1 keeps the size and adds the input to the output.
         in_chans: channels of input and output, 3 for RGB and 1 for gray.
-        size_multiple: H and W that `restore` accepts are multiples of this.
-        img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1].
+        size_multiple: `restore` needs H and W that are multiples of this.
+        img_mean: mean of the training images by channel, of values in [0, 1].
+        img_std: their standard deviation by channel.
 
     Raises:
         ValueError: `img_mean` or `img_std` does not have one number for each channel.

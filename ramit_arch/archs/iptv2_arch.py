@@ -288,10 +288,12 @@ class IPTV2(ImageNetwork):
         depths: blocks of each level from the first to the bottleneck; the decoder has as many as the encoder.
         num_heads: heads of both attentions at each level; each divides the channels.
         window_size: side M of FCSA's windows, even.
-        grid_size: side P of GGSA's cells at each level; halved with the map, lattices keep their number of positions.
+        grid_size: side P of GGSA's cells at each level; halving it with the feature map keeps the number of
+            positions that attend to each other.
         hidden_ratio: width r of the feed-forward network in units of its channels.
         merged: build with merged feed-forward networks, the form that `merge` returns.
-        img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1].
+        img_mean: mean of the training images by channel, of values in [0, 1].
+        img_std: their standard deviation by channel.
 
     Raises:
         ValueError: an option is out of its range or contradicts another; names the option and what is allowed.

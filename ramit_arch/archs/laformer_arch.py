@@ -143,7 +143,8 @@ class LAformer(ImageNetwork):
         rank_kernel: side of the depth-wise convolution of the values, odd.
         channel_reduction: `dim` divided by the width of the channel attention's hidden layer.
         hidden_ratio: width of the feed-forward network in units of `dim`, for each of gate and value.
-        img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1].
+        img_mean: mean of the training images by channel, of values in [0, 1].
+        img_std: their standard deviation by channel.
 
     Raises:
         ValueError: an option is out of its range or contradicts another; names the option and what is allowed.

@@ -398,8 +398,8 @@ class RAMiT(ImageNetwork):
         attn_drop: dropout rate of the attention maps.
         proj_drop: dropout rate after the projection of the attentions.
         drop_path: stochastic depth rate of the last block; it grows linearly from 0 in the first.
-        img_mean, img_std: mean and standard deviation of the training images by channel, of values in [0, 1]
-            (Appendix B).
+        img_mean: mean of the training images by channel, of values in [0, 1] (Appendix B).
+        img_std: their standard deviation by channel.
 
     Raises:
         ValueError: an option is out of its range or contradicts another; names the option and what is allowed.

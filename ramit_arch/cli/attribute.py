@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ramit_arch.cli.figures import check_figure, image_for, open_differentiable, read_image
+from ramit_arch.cli.figures import check_figure, choose_titles, image_for, open_differentiable, read_image
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation import figures
 from ramit_arch.evaluation.attribution import Attribution, Box, attribute, diffusion_index, share_beyond
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     box = Box(*args.box)
     if not box.inside(height, width):
         raise UserError(f'--box {",".join(map(str, box))}: not inside {args.image}, which has {width}x{height} pixels')
-    names = _names(args)
+    names = choose_titles(args.model, args.names)
     restorers = [open_differentiable(path, args.task, args.device) for path in args.model]
     found: dict[str, Attribution] = {}
     for path, name, restorer in zip(args.model, names, restorers, strict=True):
@@ -48,21 +47,6 @@ def run(args: argparse.Namespace) -> None:
     maps = {name: each.map for name, each in found.items()}
     figures.save(lambda: figure(image.squeeze(), box, maps), file)
     print(f'Attribution maps: {file}')
-
-
-def _names(args: argparse.Namespace) -> list[str]:
-    """A title for every network: given, or the name of its file or folder, or else its path.
-
-    Raises:
-        UserError: not one for each, or two are equal.
-    """
-    short = [Path(path).name.removesuffix('.pth').removesuffix('.safetensors') for path in args.model]
-    names = args.names or (short if len(set(short)) == len(short) else args.model)
-    if len(names) != len(args.model):
-        raise UserError(f'--names: {len(names)} for {len(args.model)} networks; give one for each -m')
-    if len(set(names)) < len(names):
-        raise UserError('two networks have the same name; give different ones by --names')
-    return names
 
 
 def _attribute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,31 @@ def check_figure(flag: str, file: str) -> Path:
     if importlib.util.find_spec('matplotlib') is None:
         raise UserError(f'{flag} needs matplotlib: pip install matplotlib')
     return path
+
+
+def choose_titles(models: Sequence[str], names: Sequence[str] | None, folders: Sequence[str] = ()) -> list[str]:
+    """A title for every network and every folder of pictures: given, or the name of its file or folder, or else its
+    path.
+
+    Raises:
+        UserError: not one for each network, or for each of both, or two are equal.
+    """
+    paths, names = [*models, *folders], names or []
+    if names and len(names) not in (len(models), len(paths)):
+        more = ', or also one for each of --pictures' if folders else ''
+        raise UserError(f'--names: {len(names)} for {len(models)} networks; give one for each -m{more}')
+    short = [_short(path) for path in paths]
+    titles = [*names, *(short if len(set(short)) == len(short) else paths)[len(names) :]]
+    if len(set(titles)) < len(titles):
+        raise UserError(
+            f'two {"methods" if folders else "networks"} have the same name; give different ones by --names'
+        )
+    return titles
+
+
+def _short(path: str) -> str:
+    name = Path(path).absolute().name
+    return name.removesuffix('.pth').removesuffix('.safetensors').removesuffix('.onnx')
 
 
 def read_image(file: str) -> np.ndarray:

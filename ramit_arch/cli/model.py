@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from ramit_arch.errors import UserError
-from ramit_arch.inference.networks import find_checkpoint, load, option_file_of
+from ramit_arch.inference.networks import Loaded, find_checkpoint, load, option_file_of
 
 
-def choose_option_file(args: argparse.Namespace) -> None:
-    """Set `args.opt` to a file: as given, or that of the experiment that `-opt` or else `-m` names.
+def choose_option_file(opt: str | None, model: str | None) -> tuple[str, str | None]:
+    """The option file, as given by `-opt` or of the experiment that it or else `-m` names, and the checkpoint.
 
     Raises:
         UserError: there is none.
     """
-    given = args.opt or args.model
+    given = opt or model
     if given is None:
         raise UserError('give an option file by -opt FILE, or an experiment folder by -m')
     path = Path(given).expanduser()
-    if args.opt is not None and not path.is_dir():
-        return
+    if opt is not None and not path.is_dir():
+        return opt, model
     checkpoint = find_checkpoint(path)  # it says what is near a wrong path
     file = option_file_of(path)
     if file is None:
         text = 'no option file of an experiment beside it, which would say what to test; add -opt FILE'
-        raise UserError(f'{"-opt" if args.opt else "-m"} {given}: {text}')
-    args.opt, args.model = str(file), args.model or str(checkpoint)
+        raise UserError(f'{"-opt" if opt else "-m"} {given}: {text}')
+    return str(file), model or str(checkpoint)
 
 
 def options_of_test(opt: dict[str, Any], file: str) -> dict[str, Any]:
@@ -60,15 +59,31 @@ def set_model(opt: dict[str, Any], model: str, task: str | None) -> None:
     loaded = load(model, task)
     if loaded.file.suffix == '.onnx':
         raise UserError(f'{loaded.file}: ONNX files restore pictures; to test, use the original checkpoint')
-    scale = opt.get('scale', 1)
-    if loaded.scale != scale:
-        raise UserError(f'{loaded.file}: a network for scale {loaded.scale}, but the option file has scale {scale}')
     own = opt.get('network_g')
+    set_network(opt, loaded)
     if isinstance(own, dict) and own.get('type') != loaded.network_g.get('type'):
         opt['name'] = _name_of(loaded.file)
-    opt['network_g'] = loaded.network_g
+
+
+def set_network(opt: dict[str, Any], loaded: Loaded) -> None:
+    """The same with a network that is loaded, under the option file's name.
+
+    Raises:
+        UserError: it is of another scale than the test sets.
+    """
+    check_scale(opt, loaded)
+    if loaded.network_g:
+        opt['network_g'] = loaded.network_g
     path = {key: value for key, value in (opt.get('path') or {}).items() if key != 'strict_load_g'}
     opt['path'] = {**path, 'pretrain_network_g': str(loaded.file), 'param_key_g': loaded.key}
+
+
+def check_scale(opt: dict[str, Any], loaded: Loaded) -> None:
+    """Raises UserError if a network is of another scale than an option file."""
+    scale = opt.get('scale', 1)
+    if loaded.scale != scale:
+        text = f'a network for scale {loaded.scale}, but the option file has scale {scale}'
+        raise UserError(f'{loaded.file}: {text}; give a network and an option file of one scale')
 
 
 def _name_of(file: Path) -> str:

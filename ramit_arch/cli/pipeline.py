@@ -20,13 +20,19 @@ from basicsr.utils.options import dict2str
 
 from ramit_arch import options, stopping
 from ramit_arch.cli.checks import check
-from ramit_arch.cli.model import options_of_test, set_model
+from ramit_arch.cli.model import options_of_test, set_model, set_network
 from ramit_arch.errors import UserError
+from ramit_arch.inference.networks import Loaded
 from ramit_arch.inference.packaged import networks
 
 
-def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
+def resolve(args: argparse.Namespace, file: str, network: Loaded | None = None) -> dict[str, Any]:
     """The options of a file with `--force_yml`, `-m` and `--only` applied; of a training file, those of its test.
+
+    Args:
+        args: of the command.
+        file: the option file.
+        network: in place of `-m`, for results under the file's own name.
 
     Raises:
         UserError: the file cannot be read, or an argument does not fit it.
@@ -38,7 +44,9 @@ def resolve(args: argparse.Namespace, file: str) -> dict[str, Any]:
     if testing and isinstance(opt.get('datasets'), dict) and 'train' in opt['datasets']:
         opt = options_of_test(opt, file)
         model = model or f'experiments/{opt.get("name")}'
-    if model is not None:
+    if network is not None:
+        set_network(opt, network)
+    elif model is not None:
         set_model(opt, model, args.task)
     if opt.get('model_type') == 'RAMiTModel':  # BasicSR's own models need some keys to be there, if only as null
         opt = options.without_nulls(opt)

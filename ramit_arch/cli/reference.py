@@ -1,10 +1,11 @@
-"""The option reference (docs/options.md) and the JSON Schema for editors, from the classes and signatures.
+"""The references of options and commands (docs/options.md, docs/command-line.md) and the JSON Schema for editors.
 
 python -m ramit_arch.cli.reference docs
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import re
@@ -17,6 +18,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
+import basicsr_command
 from ramit_arch.archs.arguments import signature, words
 from ramit_arch.data.gaussian_denoising_dataset import GaussianDenoisingDataset
 from ramit_arch.data.paired_restoration_dataset import PairedRestorationDataset
@@ -25,26 +27,26 @@ from ramit_arch.models import options as model
 from ramit_arch.options import basicsr
 from ramit_arch.options.section import Section, section_in
 
-MARKDOWN, JSON = 'options.md', 'options.schema.json'
+MARKDOWN, COMMANDS, JSON = 'options.md', 'command-line.md', 'options.schema.json'
 DATASETS = {kind.__name__: kind.section for kind in (PairedRestorationDataset, GaussianDenoisingDataset)}
 NETWORKS = {name: kind for name, kind in ARCH_REGISTRY if kind.__module__.startswith('ramit_arch.archs.')}
 HEAD = """# Options
 
 Generated from the code that reads the options by `make reference`; a test keeps it current.
 
-All keys of an option file with `model_type: RAMiTModel`, those of BasicSR that it reads among them. null means unset.
-`basicsr check -opt FILE` reports all errors in a file with their lines, and what its run would be. Of files for other
-models, only what BasicSR's own loop and datasets read is checked, and our datasets and networks where they are used.
+All keys of an option file with `model_type: RAMiTModel`, including those of BasicSR that it reads. null means unset.
+`basicsr check -opt FILE` reports all errors in a file with their lines, and a summary of the run. In files for other
+models, only the keys that BasicSR's own loop and datasets read are checked, and those of our datasets and networks.
 
 `base: FILE` at the top names a file, relative to this one, or a packaged one (`basicsr options` lists them). Sections
-are merged key by key; a list, a plain value or a section of another `type` replaces the base's, and null removes it.
+are merged key by key; a list, a plain value or a section with a different `type` replaces the base's; null removes it.
 
-Editors that know JSON Schema complete and check these files by `docs/options.schema.json`. For YAML in VS Code, with
-the extension of Red Hat, in `settings.json`:
+Editors with JSON Schema support can complete and check these files with `docs/options.schema.json`. For VS Code with
+Red Hat's YAML extension, add to `settings.json`:
 
     "yaml.schemas": {"docs/options.schema.json": "options/**/*.yml"}
 
-They do not follow `base`: there a file is checked in full if it repeats `model_type`, and the `type` of its network
+Editors do not follow `base`: they check a file in full only if it repeats `model_type`, and the `type` of its network
 and datasets.
 """
 CHAPTERS: list[tuple[str, type[Section]]] = [
@@ -85,7 +87,7 @@ def _rows(kind: type[Section], prefix: str = '', skip: set[str] | None = None) -
         if field.exclude or key in (skip or ()):
             continue
         inner = section_in(field.annotation)
-        default = 'needed' if field.is_required() else _default(field.default)
+        default = 'required' if field.is_required() else _default(field.default)
         accepted = _code(words(field.annotation, field.metadata))
         yield _row(f'{prefix}{key}', accepted, default, field.description)
         if inner is not None and inner not in chapters and not issubclass(inner, RootOptions):
@@ -115,6 +117,43 @@ def _default(value: Any) -> str:
     if value is None or isinstance(value, Section):
         return ''
     return f'`{value if isinstance(value, str) else json.dumps(value)}`'
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+COMMANDS_HEAD = """# Command line
+
+Generated from the parser by `make reference`; a test keeps it current.
+
+    basicsr VERB ...           # BasicSR's train and test, and what this package adds
+    basicsr VERB --help        # the same as below
+    basicsr --version
+
+All verbs exit with 0 on success, 1 after an error, 2 for an invalid command line, and 130 after Ctrl-C. All of them
+accept `--traceback`, which shows where an error was raised.
+"""
+
+
+def command_line() -> str:
+    """Every verb with its examples and a table of its arguments."""
+    actions = basicsr_command.build_parser()._actions
+    (verbs,) = (action for action in actions if isinstance(action, argparse._SubParsersAction))
+    parts = [COMMANDS_HEAD, '| verb | description |', '|---|---|']
+    parts += [f'| [`{name}`](#{name}) | {verb.description} |' for name, verb in verbs.choices.items()]
+    for name, verb in verbs.choices.items():
+        examples = [f'    {line.strip()}' for line in basicsr_command.EXAMPLES[name].splitlines()]
+        parts += ['', f'## {name}', '', str(verb.description), '', *examples]
+        rows = [_command_row(action) for action in verb._actions if action.dest not in ('help', 'traceback')]
+        parts += ['', '| argument | meaning |', '|---|---|', *rows] if rows else []
+    return '\n'.join([*parts, ''])
+
+
+def _command_row(action: argparse.Action) -> str:
+    choices = ','.join(map(str, action.choices or ()))
+    value = '' if action.nargs == 0 else action.metavar or (f'{{{choices}}}' if choices else 'N')
+    value = ' '.join(value) if isinstance(value, tuple) else f'{value} ...' if action.nargs in ('+', '*') else value
+    names = [f'`{f"{name} {value}".strip()}`' for name in action.option_strings or ['']]
+    return f'| {", ".join(names)} | {(action.help or "").replace("|", chr(92) + "|")} |'
 
 
 # --------------------------------------------------------------------------------------------------------- JSON Schema
@@ -202,8 +241,9 @@ def _property(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    """Write both files."""
+    """Write all files."""
     (folder / MARKDOWN).write_text(markdown(), encoding='utf-8')
+    (folder / COMMANDS).write_text(command_line(), encoding='utf-8')
     (folder / JSON).write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 

@@ -16,6 +16,7 @@ from ramit_arch import options
 from ramit_arch.cli.model import options_of_test
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation import comparison
+from ramit_arch.evaluation.comparison_sheet import cut, save, sheet
 from ramit_arch.evaluation.complexity import complexity
 from ramit_arch.evaluation.protocols import standard_metrics
 from ramit_arch.evaluation.runs import Run, curves, read_run, rows
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         curves(runs).savefig(args.plot)
         print(f'Curves: {args.plot}')
     if args.sheet:
-        comparison.sheet(list(_compare(runs))).save(args.sheet)
+        save(sheet([cut(compared) for compared in _compare(runs)]), Path(args.sheet))
         print(f'Sheet of crops: {args.sheet}')
 
 

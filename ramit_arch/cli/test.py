@@ -15,7 +15,7 @@ from ramit_arch.cli.pipeline import SHORT_START, print_written, replaced, run_pi
 
 def run(args: argparse.Namespace) -> None:
     """Restore and score by BasicSR's own test loop."""
-    choose_option_file(args)
+    args.opt, args.model = choose_option_file(args.opt, args.model)
     results = Path(args.output)
 
     def parse_and_place(root_path: str, is_train: bool) -> tuple[dict[str, Any], argparse.Namespace]:

@@ -49,11 +49,11 @@ class Clean(NamedTuple):
 
 
 def evaluation_noise(shape: Sequence[int], sigma: float) -> Tensor:
-    """The noise of a test image: the generator is seeded with 0 for every image (paper, Appendix B).
+    """Noise of a test image: the random seed is 0 for every image (paper, Appendix B).
 
     Args:
         shape: (C, H, W), channels in RGB order.
-        sigma: standard deviation of values in [0, 255].
+        sigma: standard deviation, for values in [0, 255].
 
     Returns:
         float32, in units of [0, 1].
@@ -65,10 +65,10 @@ def evaluation_noise(shape: Sequence[int], sigma: float) -> Tensor:
 class GaussianDenoisingDataset(RestorationDataset[Clean]):
     """Clean images from folders, LMDBs or raw stores; `lq` is the image plus white Gaussian noise, not clipped.
 
-    From a range of `sigma` it is sampled uniformly for every training image (blind denoising). The noise of validation
-    and test images depends on their size alone.
+    A level is sampled uniformly from a range of `sigma` for every training image (blind denoising). The noise of
+    validation and test images depends only on their size and `sigma`.
 
-    An item is a dictionary: `lq` and `gt` (C, h, w), float32, RGB or gray; `gt` is in [0, 1] and `lq` may leave it.
+    An item is a dictionary: `lq` and `gt` (C, h, w), float32, RGB or gray; `gt` is in [0, 1], `lq` may exceed it.
     `lq_path` and `gt_path` are both the clean file's path, of a store root/name.png. Training noise is added to the
     crop, after augmentation; it is new in every epoch and determined by `manual_seed`.
 
@@ -110,6 +110,11 @@ class GaussianDenoisingDataset(RestorationDataset[Clean]):
             (image,) = self.augmented([image], rng)
         gt = to_tensor(image)
         return {'lq': gt + self._noise(gt, rng), 'gt': gt, 'lq_path': str(entry), 'gt_path': str(entry)}
+
+    def ground_truth(self, index: int) -> tuple[str, tuple[int, int]]:
+        """Path and (height, width) of an image of a test set, without decoding it."""
+        entry = self._entry(index, None)
+        return str(entry), entry.store.size(entry.name)
 
     def _noise(self, gt: Tensor, rng: np.random.Generator | None) -> Tensor:
         if rng is None:

@@ -22,7 +22,7 @@ from ramit_arch.options.section import Text
 
 class PairedRootOptions(RootOptions):
     dataroot_lq: Text | None = None
-    """Folder, LMDB or raw store of LQ images. Needed, here or in `roots`."""
+    """Folder, LMDB or raw store of LQ images. Required, here or in `roots`."""
     filename_tmpl: Annotated[str, Field(pattern=r'^[^{}]*\{\}[^{}]*$'), "text that holds {} once, as in '{}x2'"] = '{}'
     """LQ name from the ground truth name, both without suffix: '{}x2' finds babyx2.png for baby.png."""
 
@@ -46,14 +46,14 @@ class Pair(NamedTuple):
 
 @DATASET_REGISTRY.register()
 class PairedRestorationDataset(RestorationDataset[Pair]):
-    """LQ/HQ pairs from folders, LMDBs or raw stores: super-resolution, low-light enhancement, deraining.
+    """LQ and ground truth pairs from folders, LMDBs or raw stores, for all tasks but Gaussian denoising.
 
     An item is a dictionary: `lq` (C, h, w) and `gt` (C, h * scale, w * scale), float32 in [0, 1], RGB or gray;
     `lq_path` and `gt_path` are file paths, of a store root/name.png. Where GT exceeds LQ * scale by less than `scale`,
     as in benchmark images whose size `scale` does not divide, it is cropped at the right and bottom.
 
     Raises:
-        UserError: see `RestorationDataset`; also for missing partners and sizes that do not fit the scale.
+        UserError: see `RestorationDataset`; also for missing partners and sizes that do not match the scale.
     """
 
     section: ClassVar[type[RestorationOptions]] = PairedRestorationOptions
@@ -97,6 +97,12 @@ class PairedRestorationDataset(RestorationDataset[Pair]):
             lq, gt = self.augmented([lq, gt], rng)
         paths = {'lq_path': entry.lq_store.path(entry.lq_name), 'gt_path': entry.gt_store.path(entry.gt_name)}
         return {'lq': to_tensor(lq), 'gt': to_tensor(gt), **paths}
+
+    def ground_truth(self, index: int) -> tuple[str, tuple[int, int]]:
+        """Path and (height, width) of an image of a test set as its item has them, without decoding it."""
+        pair = self._entry(index, None)
+        height, width = pair.lq_store.size(pair.lq_name)
+        return pair.gt_store.path(pair.gt_name), (height * self.scale, width * self.scale)
 
     def _load(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """The pixels of both, GT cropped to LQ * scale."""

@@ -40,7 +40,7 @@ class RootOptions(OwnSection):
     """One of several roots of a dataset; what it leaves out is taken from the dataset."""
 
     dataroot_gt: Text | None = None
-    """Folder, LMDB or raw store of ground truth images. Needed, here or in `roots`."""
+    """Folder, LMDB or raw store of ground truth images. Required, here or in `roots`."""
     meta_info_file: Text | None = None
     """Text file with the names of the ground truth files, one per line. With `io_backend: {type: disk}` only."""
     repeat: Positive = 1

@@ -117,7 +117,8 @@ def attribute(
         network: (1, C, H, W) -> (1, C, H * scale, W * scale), with gradients, without random numbers.
         image: (1, C, H, W) in [0, 1].
         box: in pixels of the output.
-        steps, sigma: as in `blur_path`.
+        steps: of the path.
+        sigma: standard deviation of the Gaussian blur where the path begins, in pixels.
         progress: called after every step.
 
     Raises:

@@ -1,34 +1,29 @@
-"""Methods side by side on the same images: a table, and a sheet of zoomed crops."""
+"""Methods side by side on the same images: their outputs, scores, means and ranks."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from basicsr.data import build_dataset
 from basicsr.metrics import calculate_metric
 from basicsr.utils import tensor2img
 from basicsr.utils.matlab_functions import imresize
-from PIL import Image, ImageDraw, ImageFont
 
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation.scores import mean_scores
 from ramit_arch.evaluation.text import aligned
-from ramit_arch.files import atomic_write
 
-CROP = 64  # ground truth pixels a side
-ZOOM = 4
-DETAIL = 7  # pixels that are blurred away
-LQ = 'LQ'  # the baseline of all tasks but super-resolution
-MARGIN, LINE = 8, 18
-THUMBNAIL = CROP * ZOOM
-CELL = THUMBNAIL + MARGIN, THUMBNAIL + 2 * LINE + MARGIN
-STRIP = 6  # validations
+LQ, BICUBIC, GT = 'LQ', 'bicubic', 'ground truth'  # titles that no method may have; the first two are baselines
+
+Metrics = dict[str, dict[str, Any]]  # BasicSR's settings by the name of the metric
+Method = Callable[[int, dict[str, Any]], np.ndarray]  # index and item of a dataset -> uint8 BGR or gray
+Means = dict[str, dict[str, float]]  # mean of every metric by method
+Scores = tuple[str, Means]  # image, scores by method
 
 
 class Restoration(NamedTuple):
@@ -45,7 +40,7 @@ class Comparison(NamedTuple):
         name: of the image.
         lq: enlarged without interpolation.
         gt: the ground truth.
-        methods: by name, the baseline first.
+        methods: by title, the baseline first.
     """
 
     name: str
@@ -62,48 +57,86 @@ def read_results(folder: Path, dataset: str) -> dict[str, Any]:
     """
     file = folder / 'scores' / f'{dataset}.json'
     if not file.is_file():
-        raise UserError(f'{file}: no scores yet; run `basicsr test` with this option file first')
+        raise UserError(
+            f'{file}: no scores yet; run `basicsr test` with this option file first, or give networks by -m'
+        )
     results = json.loads(file.read_text(encoding='utf-8'))
     if any('restored' not in row for row in results['images']):
         raise UserError(f'{file}: the test kept no images; set val.save_img to true and run it again')
     return results
 
 
-def compare(dataset_opt: dict[str, Any], results: dict[str, Any], network: str) -> Iterator[Comparison]:
-    """The images of a finished test beside their baseline, under the test's own protocol.
+def kept_outputs(name: str, results: dict[str, Any], images: int) -> Method:
+    """The outputs that a test has kept, as a method.
 
     Args:
-        dataset_opt: the dataset's section with `phase` and `scale`.
+        name: of the set.
         results: what `read_results` returned.
-        network: the name of what has been tested.
+        images: of the set as it is now.
+
+    Raises:
+        UserError: the set has changed, as far as its size tells; the method raises it for the images themselves.
     """
-    dataset = build_dataset(dataset_opt)
-    metrics = results['metrics']
-    if len(dataset) != len(results['images']):
-        raise UserError(f'{dataset_opt["name"]}: the set has changed since the test; run `basicsr test` again')
-    for i, row in enumerate(results['images']):
+    changed = UserError(f'{name}: the set has changed since the test; run `basicsr test` again')
+    if images != len(results['images']):
+        raise changed
+
+    def read(index: int, item: dict[str, Any]) -> np.ndarray:
+        if _path(item) != results['images'][index]['gt']:
+            raise changed
+        file = results['images'][index]['restored']
+        picture = cv2.imread(file, cv2.IMREAD_UNCHANGED)
+        if picture is None or picture.shape != tensor2img(item['gt']).shape:
+            raise UserError(f'{file}: missing, or not of this test set; run `basicsr test` again')
+        return picture
+
+    return read
+
+
+def ground_truths(dataset: Any) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name and (height, width) of every image of a dataset; datasets of ours know them without decoding."""
+    for i in range(len(dataset)):
+        if hasattr(dataset, 'ground_truth'):
+            path, size = dataset.ground_truth(i)
+        else:
+            item = dataset[i]
+            path, size = _path(item), tuple(item['gt'].shape[-2:])
+        yield Path(path).stem, size
+
+
+def _path(item: dict[str, Any]) -> str:
+    return item['gt_path'] if 'gt_path' in item else item['lq_path']
+
+
+def compare(dataset: Any, methods: Mapping[str, Method], scale: int, metrics: Metrics) -> Iterator[Comparison]:
+    """The images of a dataset by the baseline and every method; each is loaded once.
+
+    Raises:
+        UserError: a method returns an image of another size than the ground truth's.
+    """
+    for i in range(len(dataset)):
         item = dataset[i]
-        if item['gt_path'] != row['gt']:
-            raise UserError(f'{dataset_opt["name"]}: the set has changed since the test; run `basicsr test` again')
-        compared = beside_baseline(row['image'], item, results['scale'], metrics)
-        restored = cv2.imread(row['restored'], cv2.IMREAD_UNCHANGED)
-        if restored is None or restored.shape != compared.gt.shape:
-            raise UserError(f'{row["restored"]}: missing, or not of this test set; run `basicsr test` again')
-        compared.methods[network] = Restoration(restored, {name: row[name] for name in metrics})
+        compared = beside_baseline(Path(_path(item)).stem, item, scale, metrics)
+        for title, method in methods.items():
+            picture = method(i, item)
+            if picture.shape != compared.gt.shape:
+                sizes = ['x'.join(map(str, image.shape[1::-1] + image.shape[2:])) for image in (picture, compared.gt)]
+                raise UserError(f'{title}: {sizes[0]} for {_path(item)}, which is {sizes[1]}')
+            compared.methods[title] = Restoration(picture, score(picture, compared.gt, metrics))
         yield compared
 
 
-def beside_baseline(name: str, item: dict[str, Any], scale: int, metrics: dict[str, Any]) -> Comparison:
+def beside_baseline(name: str, item: dict[str, Any], scale: int, metrics: Metrics) -> Comparison:
     """An item of a dataset with its baseline: bicubic interpolation (MATLAB's kernel) for super-resolution, else the LQ
     image itself."""
     gt, lq = tensor2img(item['gt']), item['lq'].numpy().transpose(1, 2, 0)
     baseline = tensor2img(_tensor(imresize(lq, scale) if scale > 1 else lq))
     enlarged = cv2.resize(tensor2img(item['lq']), gt.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    method = 'bicubic' if scale > 1 else LQ
+    method = BICUBIC if scale > 1 else LQ
     return Comparison(name, enlarged, gt, {method: Restoration(baseline, score(baseline, gt, metrics))})
 
 
-def score(picture: np.ndarray, gt: np.ndarray, metrics: dict[str, Any]) -> dict[str, float]:
+def score(picture: np.ndarray, gt: np.ndarray, metrics: Metrics) -> dict[str, float]:
     """Every metric of a picture, as a test computes it."""
     return {name: float(calculate_metric({'img': picture, 'img2': gt}, opt)) for name, opt in metrics.items()}
 
@@ -114,109 +147,91 @@ def _tensor(image: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
 
 
-Scores = tuple[str, dict[str, dict[str, float]]]  # image, scores by method
+# ----------------------------------------------------------------------------------------------------- means and ranks
 
 
-def table(scores: list[Scores]) -> str:
+def mean_by_method(scores: Sequence[Scores]) -> Means:
+    """The mean of every metric over the images."""
+    methods, metrics = list(scores[0][1]), list(next(iter(scores[0][1].values())))
+    return {who: mean_scores([each[who] for _, each in scores], metrics) for who in methods}
+
+
+def mean_over_sets(means: Sequence[Means]) -> Means:
+    """The mean of the sets' means, each counted once."""
+    return mean_by_method([('', each) for each in means])
+
+
+def lower_is_better(metric: str, metrics: Metrics) -> bool:
+    return metrics.get(metric, {}).get('better') == 'lower'
+
+
+def ascending(means: Means, metric: str, metrics: Metrics) -> list[str]:
+    """The methods from the worst to the best, after the baseline."""
+    baseline, *others = means
+
+    def key(who: str) -> float:
+        value = means[who][metric] * (-1 if lower_is_better(metric, metrics) else 1)
+        return -math.inf if math.isnan(value) else value
+
+    return [baseline, *sorted(others, key=key)]
+
+
+def ease(scores: dict[str, float], metrics: Metrics) -> float:
+    """How easy an image is, by the first metric of its baseline; the easiest where it is not a number."""
+    metric = next(iter(metrics))
+    value = scores[metric] * (-1 if lower_is_better(metric, metrics) else 1)
+    return math.inf if math.isnan(value) else value
+
+
+def ranks(values: Sequence[float], metric: str, metrics: Metrics) -> list[int]:
+    """1 for the best value, 2 for the second best, 0 for others; values that are printed alike rank alike."""
+    sign = -1 if lower_is_better(metric, metrics) else 1
+    printed = [sign * float(f'{value:{form(metric)}}') for value in values]
+    best = sorted({value for value in printed if not math.isnan(value)}, reverse=True)[:2]
+    return [best.index(value) + 1 if value in best else 0 for value in printed]
+
+
+# ------------------------------------------------------------------------------------------------------------- as text
+
+
+def table(scores: Sequence[Scores]) -> str:
     """Aligned text: a row an image and their mean, all methods side by side; of two, the gain of each metric."""
     methods, metrics = list(scores[0][1]), list(next(iter(scores[0][1].values())))
     gains = len(methods) == 2
     lines = [['image', *(f'{who} {metric.upper()}' for who in methods for metric in metrics)]]
     lines[0] += [f'gain {metric.upper()}' for metric in metrics] if gains else []
-    mean = {who: mean_scores([each[who] for _, each in scores], metrics) for who in methods}
-    for name, each in [*scores, ('mean', mean)]:
-        lines.append([name, *(f'{each[who][m]:{_format(m)}}' for who in methods for m in metrics)])
+    for name, each in [*scores, ('mean', mean_by_method(scores))]:
+        lines.append([name, *(f'{each[who][m]:{form(m)}}' for who in methods for m in metrics)])
         if gains:
             before, after = (each[who] for who in methods)
-            lines[-1] += [f'{after[m] - before[m]:+{_format(m)}}' for m in metrics]
+            lines[-1] += [f'{after[m] - before[m]:+{form(m)}}' for m in metrics]
     return aligned(lines)
 
 
-def _format(metric: str) -> str:
+def form(metric: str) -> str:
+    """The format of a metric's values."""
     return '.4f' if 'ssim' in metric.lower() else '.2f'
 
 
-def sheet(comparisons: list[Comparison]) -> Image.Image:
-    """A row an image: the ground truth with a box, then the box zoomed in LQ, by every method and in the ground truth.
-
-    The box lies where bicubic interpolation is farthest from the ground truth, or without it where the ground truth has
-    most detail, so that the choice favours no method.
-    """
-    return _grid([_cells(comparison) for comparison in comparisons])
+def unit(metric: str) -> str:
+    return ' dB' if 'psnr' in metric.lower() else ''
 
 
-def add_to_strip(folder: Path, iteration: int, comparison: Comparison) -> None:
-    """Draw the outputs of a training so far: the sheet's crop, of at most six validations.
+def describe_metrics(metrics: Metrics, gray: bool, whole: str = '') -> str:
+    """What is compared: 'PSNR in dB and SSIM: Y channel, border of 2 pixels cropped'.
 
     Args:
-        folder: keeps the crops from validation to validation; `folder`.png shows them.
-        iteration: of this validation.
-        comparison: the image; the last method is the network as it is now.
+        metrics: those with equal settings are named together.
+        gray: whether the images are.
+        whole: added to the names, such as ' of the whole image'.
     """
-    *before, now, gt = _cells(comparison)
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(now, folder / f'{iteration}.png')
-    kept = {int(file.stem): file for file in folder.glob('*.png') if file.stem.isdecimal()}
-    past = sorted(i for i in kept if i < iteration)
-    chosen = past if len(past) < STRIP else [past[i * (len(past) - 1) // (STRIP - 2)] for i in range(STRIP - 1)]
-    _save(_grid([[*before, *(Image.open(kept[i]) for i in chosen), now, gt]]), folder.with_suffix('.png'))
-
-
-def _save(image: Image.Image, file: Path) -> None:
-    content = io.BytesIO()
-    image.save(content, 'png')
-    atomic_write(file, content.getvalue())
-
-
-def _grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    width, height = CELL
-    page = Image.new('RGB', (MARGIN + width * max(map(len, rows)), MARGIN + height * len(rows)), 'white')
-    for i, row in enumerate(rows):
-        for j, cell in enumerate(row):
-            page.paste(cell, (MARGIN + j * width, MARGIN + i * height))
-    return page
-
-
-def _cells(c: Comparison) -> list[Image.Image]:
-    y, x = _hardest_place(c)
-    overview = _picture(c.gt)
-    box = (x, y, x + CROP - 1, y + CROP - 1)
-    line = max(2, c.gt.shape[1] // 150)
-    for colour, width in [('black', 2 * line), ('yellow', line)]:  # seen on any background
-        ImageDraw.Draw(overview).rectangle(box, outline=colour, width=width)
-    overview.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    cells = [_cell(overview, f'{c.name}\n{c.gt.shape[1]}x{c.gt.shape[0]}')]
-    shown = [] if LQ in c.methods else [(c.lq, LQ)]
-    shown += [(method.picture, f'{name}\n{_scores(method.scores)}') for name, method in c.methods.items()]
-    for image, caption in [*shown, (c.gt, 'ground truth')]:
-        crop = _picture(image[y : y + CROP, x : x + CROP])
-        cells.append(_cell(crop.resize((crop.width * ZOOM, crop.height * ZOOM), Image.Resampling.NEAREST), caption))
-    return cells
-
-
-def _cell(picture: Image.Image, caption: str) -> Image.Image:
-    cell = Image.new('RGB', CELL, 'white')
-    cell.paste(picture, (0, 0))
-    font = ImageFont.load_default(14)
-    ImageDraw.Draw(cell).multiline_text((0, THUMBNAIL + 2), caption, 'black', font, spacing=3)
-    return cell
-
-
-def _hardest_place(c: Comparison) -> tuple[int, int]:
-    gt = c.gt.astype(np.float32)
-    baseline = cv2.blur(gt, (DETAIL, DETAIL)) if LQ in c.methods else next(iter(c.methods.values())).picture
-    error = np.abs(baseline - gt)
-    error = error.mean(-1) if error.ndim == 3 else error
-    means = cv2.boxFilter(error, -1, (CROP, CROP), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    means = means[: max(1, error.shape[0] - CROP + 1), : max(1, error.shape[1] - CROP + 1)]
-    y, x = np.unravel_index(int(means.argmax()), means.shape)
-    return int(y), int(x)
-
-
-def _picture(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB))
-
-
-def _scores(scores: dict[str, float]) -> str:
-    units = {metric: ' dB' if 'psnr' in metric.lower() else '' for metric in scores}
-    return ' / '.join(f'{value:{_format(metric)}}{units[metric]}' for metric, value in scores.items())
+    groups: dict[str, list[str]] = {}
+    for name, settings in metrics.items():
+        channel = 'gray images' if gray else 'Y channel' if settings.get('test_y_channel') else 'RGB channels'
+        border = settings.get('crop_border')
+        pixels = f'border of {border} pixel{"s" * (border != 1)} cropped' if border else 'no border cropped'
+        known = {'test_y_channel': channel, 'crop_border': pixels}
+        facts = ', '.join(text for key, text in known.items() if key in settings)
+        in_unit = f' in{unit(name)}' if unit(name) else ''
+        groups.setdefault(facts, []).append(f'{name.upper()}{in_unit}')
+    return '; '.join(' and '.join(names) + whole + f': {facts}' * bool(facts) for facts, names in groups.items())

@@ -52,17 +52,17 @@ def _products(*_: Any, out_shape: tuple[int, ...], **__: Any) -> int:
 
 
 def complexity(network: nn.Module, in_chans: int, upscale: int) -> Complexity:
-    """Count on the real network, run on the meta device (no memory, no time).
+    """Count parameters, Mult-Adds and activations of the real network, run on the meta device (no memory, no time).
 
-    Counted as Mult-Adds are convolutions, matrix products (both attentions included) and element-wise products between
-    tensors (the reciprocal helper's, H-RAMi's and the attentions' scales), one each. Not counted are additions, layer
-    norms, softmax and activation functions. Every published count is met within 0.5%; the rest is which element-wise
-    products were counted there (the helper's also in blocks that have none, those of all queries with 1/tau).
+    Mult-Adds are convolutions, matrix products (including both attentions) and element-wise products between tensors
+    (the reciprocal helper, H-RAMi and the scales of the attentions), one each; additions, layer norms, softmax and
+    activation functions are not counted. Every published count is matched within 0.5%: the paper also counts the
+    helper's products in blocks that have no helper, and the product of every query with 1/tau.
 
     Args:
         network: maps (1, in_chans, h, w) to (1, in_chans, h * upscale, w * upscale); it is not changed.
         in_chans: channels of its input.
-        upscale: its factor; the input is 1280x720 divided by it, rounded down.
+        upscale: super-resolution factor; the input is 1280x720 divided by it, rounded down.
 
     Raises:
         UserError: the output is not `upscale` times the input.

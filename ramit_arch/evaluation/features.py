@@ -122,7 +122,8 @@ def attention_maps(network: nn.Module, image: Tensor, block: str, token: tuple[i
     """The attention of a block at a token.
 
     Args:
-        network, image: as in `feature_maps`.
+        network: has a block that defines `attention_maps`.
+        image: (1, C, H, W), padded as for `feature_maps`.
         block: name of a submodule that defines `attention_maps`; inner parts may be left out if it stays unique.
         token: column and row, in pixels of the image.
 

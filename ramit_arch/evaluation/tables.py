@@ -216,7 +216,7 @@ def add_results(table: Table, results: list[Result]) -> Table | None:
         scores = _columns(table, result)
         if reference is not None and scores:
             ours = _with_average(
-                Row('here', result.experiment, *_cost(json.dumps(result.network), result.scale), scores),
+                Row('here', result.experiment, *cost(json.dumps(result.network), result.scale), scores),
                 _averaged(table),
             )
             ours = ours._replace(scores={name: ours.scores[name] for name in table.sets if name in ours.scores})
@@ -247,15 +247,15 @@ def _reference(table: Table, experiment: str) -> Row | None:
 
 
 @lru_cache(None)
-def _cost(network: str, scale: int) -> tuple[float | None, float | None]:
+def cost(network: str, scale: int) -> tuple[float | None, float | None]:
     """Mult-Adds in G and parameters in K of `network_g`, as JSON; None where it cannot be built."""
     options = json.loads(network)
     try:
         with torch.device('meta'):
-            cost = complexity(ARCH_REGISTRY.get(options.pop('type'))(**options), options.get('in_chans', 3), scale)
+            counted = complexity(ARCH_REGISTRY.get(options.pop('type'))(**options), options.get('in_chans', 3), scale)
     except (KeyError, TypeError, ValueError, RuntimeError):
         return None, None
-    return cost.mult_adds / 1e9, cost.parameters / 1e3
+    return counted.mult_adds / 1e9, counted.parameters / 1e3
 
 
 def _difference(ours: Row, reference: Row) -> Row:
@@ -292,9 +292,9 @@ def as_csv(tables: list[Table]) -> str:
             for name in table.sets:
                 score = row.scores.get(name)
                 numbers = [f'{score.psnr:.4f}', _optional(score.ssim, '.5f'), score.partial] if score else [''] * 3
-                cost = [_optional(row.mult_adds, '.4g'), _optional(row.params, '.0f')]
+                costs = [_optional(row.mult_adds, '.4g'), _optional(row.params, '.0f')]
                 key = [table.number, table.task, table.scale, table.sigma, row.kind, row.method]
-                writer.writerow([*key, *cost, name, *numbers])
+                writer.writerow([*key, *costs, name, *numbers])
     return out.getvalue().rstrip('\n')
 
 

@@ -75,13 +75,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def load_network(path: str | Path, task: str | None = None) -> nn.Module:
-    """The network of a checkpoint, on the CPU, in evaluation mode.
+    """Load the network of a checkpoint, on the CPU, in evaluation mode.
 
     Args:
-        path: a checkpoint of this package; an experiment folder, of which the best network is taken, or else the
-            latest; a raw checkpoint of the paper's networks, recognised by its shapes; an ONNX file; or the name of a
-            packaged network (`basicsr models`).
-        task: CDN, LLE or DR, for raw checkpoints of scale 1, whose shapes do not tell.
+        path: a checkpoint of this package; an experiment folder, for its best network, or else the latest; a raw
+            checkpoint of the paper's networks, recognised by its shapes; an ONNX file; or the name of a packaged
+            network (`basicsr models`).
+        task: CDN, LLE or DR, for raw checkpoints of scale 1, whose shapes do not determine it.
 
     Raises:
         UserError: there is no checkpoint that can be read, its network is unknown, or a task is needed or wrong.

@@ -38,16 +38,16 @@ class Restorer:
         network: the path of a checkpoint, as for `load_network`, or a network for images (N, C, H, W) in [0, 1]; the
             latter is moved to the device and set to evaluation mode.
         task: as for `load_network`.
-        device: where to compute; by default a GPU if there is one.
-        tile: largest side of a tile, in pixels of the input. `auto` restores the picture whole if 1 GiB and half of the
-            free memory are enough, and otherwise in the largest tiles for which they are. None never uses tiles.
+        device: by default a GPU if there is one.
+        tile: largest side of a tile, in pixels of the input. `auto` restores the picture whole if that takes at most
+            1 GiB and half of the free memory, and otherwise in the largest tiles that do. None never uses tiles.
         overlap: of neighbouring tiles, in pixels of the input; blended linearly.
-        precision: `bfloat16` is faster on hardware that computes in it, and less exact.
+        precision: `bfloat16` is faster on hardware that supports it, and less accurate.
         ensemble: average the results of the eight flips and rotations of every tile: better, eight times slower.
-        scale: factor of super-resolution; by default what the checkpoint or `upscale` says, or else 1.
-        channels: of the network's images, 3 or 1; by default what the checkpoint or `in_chans` says, or else 3.
-        size_multiple: to which sides are padded, for a network that does not pad by itself; by default what the
-            checkpoint says, or else 1.
+        scale: super-resolution factor; by default that of the checkpoint or the network's `upscale`, or else 1.
+        channels: of the network's images, 3 or 1; by default from the checkpoint or `in_chans`, or else 3.
+        size_multiple: pad sides to multiples of this, for a network that does not pad its input; by default from the
+            checkpoint, or else 1.
 
     Attributes:
         scale, channels, size_multiple: as above.
@@ -55,7 +55,7 @@ class Restorer:
         task: SR, CDN and so on, if it is known.
 
     Raises:
-        UserError: as `load_network`, or the device is not there.
+        UserError: as `load_network`, or the device is not available.
         ValueError: an argument is out of its range.
     """
 
@@ -92,7 +92,7 @@ class Restorer:
         self.scale: int = scale or (upscale if isinstance(upscale, int) else 1)
         self.channels: int = channels or getattr(network, 'in_chans', None) or 3
         self.size_multiple = size_multiple or 1
-        self.device = _device(device)
+        self.device = find_device(device)
         self.network = network.eval().to(self.device)
         self.tile, self.overlap, self.ensemble = tile, overlap, ensemble
         gpu = self.device.type == 'cuda'
@@ -108,8 +108,8 @@ class Restorer:
         Args:
             picture: (H, W) or (H, W, 1) gray, (H, W, 3) RGB, (H, W, 2) or (H, W, 4) with alpha; uint8, uint16, or
                 float32 in [0, 1]. A network for colour restores gray as three equal channels, a network for gray the
-                channels of a colour picture one by one. Alpha is resized; under it, transparent pixels take the nearest
-                opaque colour, so that edges get no fringe.
+                channels of a colour picture one by one. Alpha is resized; transparent pixels take the nearest opaque
+                colour first, which avoids fringes at edges.
             progress: called with the number of input pixels that are done since the last call.
 
         Returns:
@@ -117,7 +117,7 @@ class Restorer:
 
         Raises:
             ValueError: the array has another shape or dtype, or is empty.
-            UserError: it does not fit in memory, and tiles are off or cannot be smaller.
+            UserError: it does not fit into memory, and tiles are off or cannot be smaller.
         """
         _check(picture)
         gray = picture.ndim == 2
@@ -301,7 +301,12 @@ def _resize(alpha: np.ndarray, scale: int) -> np.ndarray:
     return np.clip(resized, 0, 1) if alpha.dtype == np.float32 else resized
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def find_device(device: str | torch.device | None) -> torch.device:
+    """A device by name, or a GPU if there is one.
+
+    Raises:
+        UserError: it is not available.
+    """
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:

@@ -58,7 +58,7 @@ class Optimiser(basicsr.Call):
     type: Literal['Adam']
     """Adam; the other keys are arguments of `torch.optim.Adam`: betas, eps, weight_decay and so on."""
     lr: Positive
-    """Full learning rate, for a total batch of `lr_batch_size` if that is set."""
+    """Peak learning rate, for a total batch size of `lr_batch_size` if that is set."""
 
 
 class Scheduler(OwnSection):
@@ -68,7 +68,7 @@ class Scheduler(OwnSection):
     """Iterations after which the rate is multiplied by `gamma`, counted from the end of a warm start; below 1, as a
     fraction of the iterations after it."""
     gamma: Positive = 0.1
-    """Factor at every milestone."""
+    """Factor applied at every milestone."""
 
 
 class WarmStart(OwnSection):
@@ -86,7 +86,7 @@ class ComputeOptions(Section):
     channels_last: bool | None = None
     """Channels-last memory format, on by default on a GPU."""
     compile: bool | None = None
-    """Off by default. On a CPU the native kernels of a network that has some; otherwise `torch.compile`."""
+    """Compilation, off by default: on a CPU the network's native kernels if it has any; otherwise `torch.compile`."""
 
 
 class Training(ComputeOptions, ProgressiveTraining, basicsr.Training):
@@ -100,7 +100,7 @@ class Training(ComputeOptions, ProgressiveTraining, basicsr.Training):
     scheduler: Scheduler = Scheduler()
     """Learning rate schedule; constant by default."""
     pixel_opt: basicsr.Loss | None = None
-    """Pixel loss, a registered one with its arguments; the paper uses {type: L1Loss}. Needed, or the next."""
+    """Registered pixel loss with its arguments; the paper uses {type: L1Loss}. Required without `perceptual_opt`."""
     perceptual_opt: basicsr.Call | None = None
     """A second loss, such as BasicSR's PerceptualLoss, with its arguments."""
     lr_batch_size: Count | None = None
@@ -157,7 +157,7 @@ class Validation(ComputeOptions, basicsr.Validation):
     model_config = ConfigDict(extra='forbid')
 
     metrics: dict[str, Metric] | None = None  # type: ignore[assignment]
-    """Registered metrics with their arguments, by the name they get in score files."""
+    """Registered metrics with their arguments, keyed by their name in score files."""
     protocol: Literal['SR', 'CDN', 'GDN', 'LLE', 'DR', 'DB', 'DH', 'RDN', 'RGB', 'Y'] | None = None
     """Metrics of a task as the paper computes them (SR to DR) or as is usual (DB motion deblurring, DH dehazing, RDN
     real denoising), or of RGB (or gray) or Y for anything else; `metrics` may add others."""
@@ -217,9 +217,9 @@ class CommonFile(basicsr.OptionFile):
     val: Validation | None = None
     """Validation and tests."""
     dist_params: DistParams | None = None
-    """For several processes."""
+    """Distributed training and tests."""
     find_unused_parameters: bool = False
-    """For networks of which a training step may leave parameters unused."""
+    """For networks with parameters that a training step may leave unused."""
 
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()
@@ -244,7 +244,7 @@ class TrainFile(CommonFile, basicsr.TrainFile):
     model_config = ConfigDict(extra='forbid')
 
     train: Training
-    """The training."""
+    """Training."""
     logger: Logging = Logging()
     """Logging and checkpointing."""
 

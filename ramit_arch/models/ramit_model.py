@@ -47,7 +47,7 @@ def head_prefix(network: nn.Module) -> str:
 
 @MODEL_REGISTRY.register()
 class RAMiTModel(ScoringModel):
-    """The L1 model: SRModel with progressive learning, warm start, resuming to the bit; for any network.
+    """SRModel with progressive learning, warm start and bit-exact resuming, for any network.
 
     Its options are `models.options.TrainFile` and `TestFile`. Checkpoints may be plain state dicts, BasicSR's `params`
     and `params_ema`, or safetensors.

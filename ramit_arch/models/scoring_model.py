@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ramit_arch.errors import UserError
-from ramit_arch.evaluation import comparison
+from ramit_arch.evaluation import comparison, comparison_sheet
 from ramit_arch.evaluation.protocols import describe
 from ramit_arch.evaluation.scores import mean_scores, write_scores
 from ramit_arch.files import atomic_write
@@ -199,7 +199,7 @@ class ScoringModel(SRModel):
         scores = {metric: row[metric] for metric in self.metrics}
         shown.methods[f'{iteration:,}'] = comparison.Restoration(restored, scores)
         folder = self._image_path(Path(row['lq']).stem, name, iteration).parent
-        comparison.add_to_strip(folder / 'strip', iteration, shown)
+        comparison_sheet.add_to_strip(folder / 'strip', iteration, shown)
 
     def _image_path(self, image: str, name: str, current_iter: int | str) -> Path:
         folder = Path(self.opt['path']['visualization'])

@@ -32,7 +32,7 @@ class DatasetOptions(Section):
     batch_size_per_gpu: Count | None = None
     """Images per iteration on each GPU or process. Training; or set `train.progressive`."""
     num_worker_per_gpu: Natural | None = None
-    """Data-loading processes per GPU; 0 loads in the training process. Needed to train."""
+    """Data-loading processes per GPU; 0 loads in the training process. Required for training."""
     dataset_enlarge_ratio: Positive = 1
     """BasicSR's `repeat`: number of times the dataset is repeated per epoch. Training."""
     prefetch_mode: Literal['cpu', 'cuda'] | None = None
@@ -89,7 +89,7 @@ class Metric(Call):
     test_y_channel: bool = False
     """Compare Y (of YCbCr) instead of RGB."""
     better: Literal['higher', 'lower'] = 'higher'
-    """Which scores are better."""
+    """Whether higher or lower scores are better."""
 
 
 class Paths(Section):
@@ -126,7 +126,7 @@ class Validation(Section):
     suffix: Name | None = None
     """Suffix of restored images' names; the experiment's name by default. Tests."""
     metrics: dict[str, Metric] | None = None
-    """Registered metrics with their arguments, by the name they get in score files."""
+    """Registered metrics with their arguments, keyed by their name in score files."""
 
 
 class Logging(Section):
@@ -168,7 +168,7 @@ class TrainFile(OptionFile):
     """Keys of any option file that trains."""
 
     train: Training
-    """The training."""
+    """Training."""
     logger: Logging = Logging()
     """Logging and checkpointing."""
 
