@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from matplotlib.text import Text
 from ramit_arch.evaluation import attribution_figure, features
 from ramit_arch.evaluation.attribution import Box
 from ramit_arch.evaluation.features import BlockAttention
-from ramit_arch.evaluation.figures import WIDTH, wrapped
+from ramit_arch.evaluation.figures import WIDTH, number_clips, save, wrapped
 
 LONG = ['RAMiT-tiny_SRx2', 'RAMiT-slimSR_X2', 'experiments/RAMiT-tiny_SRx2_pure_SPSA', 'LAformer-tiny_SRx2', 'IPTV2']
 SIZES = {'square': (64, 64), 'wide': (24, 80), 'tall': (80, 24)}
@@ -68,3 +70,15 @@ def test_feature_maps_fit_on_a_page(size: str, titles: list[str], heads: int) ->
 ])  # fmt: skip
 def test_titles_break_where_a_name_has_parts(name: str, lines: list[str]) -> None:
     assert wrapped(name, 1.0).split('\n') == lines
+
+
+def test_clip_paths_are_numbered_in_an_svg(tmp_path: Path) -> None:
+    svg = b'<g clip-path="url(#p%s)"/><g clip-path="url(#p%s)"/><clipPath id="p%s"/><clipPath id="p%s"/>'
+    one, other = (svg % (a * 10, b * 10, a * 10, b * 10) for a, b in [(b'8', b'a'), (b'4', b'c')])
+    assert number_clips(one) == number_clips(other)
+    maps = {name: pixels('square', 1) for name in LONG[:2]}
+    save(lambda: attribution_figure.figure(pixels('square'), Box(8, 8, 8), maps), tmp_path / 'a.svg')
+    text = (tmp_path / 'a.svg').read_text()
+    used, defined = (re.findall(pattern, text) for pattern in (r'url\(#(\w+)\)', r'<clipPath id="(\w+)"'))
+    assert set(used) == set(defined)
+    assert defined[:2] == ['clip0', 'clip1']

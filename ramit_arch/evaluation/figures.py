@@ -32,7 +32,14 @@ def save(draw: Callable[[], Figure], file: Path) -> None:
     kind = file.suffix.lower()
     with matplotlib.rc_context({'svg.hashsalt': 'basicsr', 'svg.fonttype': 'none', 'pdf.fonttype': 42}):
         draw().savefig(content, format=kind[1:], metadata=DATES[kind])
-    atomic_write(file, content.getvalue())
+    atomic_write(file, number_clips(content.getvalue()) if kind == '.svg' else content.getvalue())
+
+
+def number_clips(svg: bytes) -> bytes:
+    """Number an SVG's clip paths: matplotlib names them by coordinates whose last bits vary from run to run."""
+    numbers: dict[bytes, int] = {}
+    name = rb'(?<=["#])p[0-9a-f]{10}(?=[")])'
+    return re.sub(name, lambda found: b'clip%d' % numbers.setdefault(found[0], len(numbers)), svg)
 
 
 def show(axes: Axes, image: np.ndarray, title: str = '', caption: str = '', **look: object) -> None:
