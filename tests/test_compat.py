@@ -36,11 +36,13 @@ def fake_torchvision(folder: Path, operators: bool, functional_tensor: bool) -> 
         (transforms / 'functional_tensor.py').write_text('rgb_to_grayscale = "public"\n')
 
 
-REPAIR = f"""
+COMPAT = f"""
 import sys, types
 package = sys.modules['ramit_arch'] = types.ModuleType('ramit_arch')  # without running its __init__
 package.__path__ = [{str(Path(compat.__file__).parent)!r}]
 from ramit_arch import compat
+"""
+REPAIR = f"""{COMPAT}
 compat.repair_torchvision_operators()
 compat.repair_functional_tensor()
 from torchvision.transforms.functional_tensor import rgb_to_grayscale
@@ -67,6 +69,35 @@ def test_another_runtime_error_of_torchvision_is_not_hidden(tmp_path: Path) -> N
     (tmp_path / 'torchvision').mkdir()
     (tmp_path / 'torchvision' / '__init__.py').write_text('raise RuntimeError("out of order")')
     assert 'out of order' in python(REPAIR, tmp_path).stderr
+
+
+def test_a_start_imports_neither_the_compiler_nor_scipys_distributions(tmp_path: Path) -> None:
+    result = python("import ramit_arch; print(*sorted({'torch._dynamo', 'scipy.stats'} & set(sys.modules)))", tmp_path)
+    assert (result.stdout, result.stderr) == ('\n', '')
+
+
+def test_what_was_not_imported_works_when_it_is_called(tmp_path: Path) -> None:
+    code = """
+import ramit_arch, numpy, torch
+from basicsr.data.degradations import cdf2
+from torchvision.ops.roi_align import is_compile_supported
+print(float(cdf2(numpy.eye(2), numpy.zeros((1, 1, 2)))), is_compile_supported('cpu'))
+print(torch.compile(torch.nn.Identity(), backend='eager')(torch.ones(1)).item())
+"""
+    result = python(code, tmp_path)
+    assert result.stdout.split() == ['0.25', 'True', '1.0'], result.stderr
+
+
+def test_versions_that_import_more_of_these_modules_get_them(tmp_path: Path) -> None:
+    code = f"""{COMPAT}
+def import_other_version():
+    from scipy.stats import norm
+    print(norm.cdf(0))
+compat.import_basicsr = import_other_version
+compat.import_without_unused()
+"""
+    result = python(code, tmp_path)
+    assert result.stdout.split() == ['0.5'], result.stderr
 
 
 def test_all_of_basicsr_imports() -> None:
