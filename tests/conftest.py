@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers import SHARED, write_pairs
+from helpers import CHROMIUM, CHROMIUM_FLAGS, SHARED, write_pairs
 from hypothesis import HealthCheck, settings
 from preparing import put
 
@@ -42,3 +44,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def photographs(tmp_path: Path) -> Path:
     """Six PNG files of 50x40."""
     return put(tmp_path / 'photographs', *(f'{i}.png' for i in range(6)), size=(50, 40))
+
+
+@pytest.fixture(scope='module')
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

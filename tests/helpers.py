@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import cv2
 import lmdb
 import numpy as np
+import pytest
 import torch
 import yaml
 from torch import nn
@@ -218,3 +221,13 @@ def step(model: RAMiTModel, iteration: int, data: dict | None = None) -> None:
 
 def weights(model: RAMiTModel) -> dict:
     return {name: value.clone() for name, value in model.net_g.state_dict().items()}
+
+
+# --------------------------------------------------------------------------------------------------------- the browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+CHROMIUM_FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'.split()
+CHROMIUM_FLAGS += '--disable-component-update --disable-sync'.split()
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec('playwright') is None, reason='needs Chromium and Playwright'
+)

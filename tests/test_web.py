@@ -8,7 +8,6 @@ import http.client
 import importlib.util
 import json
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import BASICSR, TINY_NETWORK, call_basicsr, photograph
+from helpers import BASICSR, TINY_NETWORK, call_basicsr, needs_browser, photograph
 from PIL import ImageCms
 from torch import Tensor, nn
 
@@ -37,12 +36,6 @@ from ramit_arch.web import jobs
 uvicorn = pytest.importorskip('uvicorn')
 app = pytest.importorskip('ramit_arch.web.app')
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'.split()
-FLAGS += '--disable-component-update --disable-sync'.split()
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or importlib.util.find_spec('playwright') is None, reason='needs Chromium and Playwright'
-)
 OCTETS = {'Content-Type': 'application/octet-stream'}
 MB = 10**6
 
@@ -431,16 +424,6 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 # ---------------------------------------------------------------------------------------------------------- browser
-
-
-@pytest.fixture(scope='module')
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Visitor:
