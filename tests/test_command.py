@@ -80,7 +80,7 @@ def test_test_restores_scores_and_compares(trained: Path) -> None:
     content = json.loads((results / 'scores' / 'tiny_val.json').read_text())
     assert content['checkpoint'] == 'experiments/tiny/models/net_g_latest.pth'
 
-    result = run_basicsr('compare', '-opt', 'test.yml', cwd=trained)
+    result = call_basicsr('compare', '-opt', 'test.yml', cwd=trained)
     assert result.returncode == 0, result.stderr
     assert 'bicubic PSNR' in result.stdout
     assert result.stdout.splitlines()[-2].endswith('results/tiny/comparison_tiny_val.png')
