@@ -288,7 +288,9 @@ def _add_features(verbs: argparse._SubParsersAction) -> None:
         metavar='X,Y',
         help='with --block: whose attention, in pixels of the input (default: centre)',
     )
-    features.add_argument('--head', type=_count, metavar='N', help='with --block: this head alone, from 0 up')
+    features.add_argument(
+        '--head', type=_count, metavar='N', help='with --block: this head alone, from 0 up, spatial heads first'
+    )
     features.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1 (default: a GPU if there is one)')
 
 

@@ -32,7 +32,8 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
         with atomic_file(path, part) as file:
             file.write(content)
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); the existing file is unchanged') from error
+        unchanged = '; the existing file is unchanged' if path.is_file() else ''
+        raise UserError(f'{path}: cannot be written ({error.strerror}){unchanged}') from error
 
 
 @contextlib.contextmanager

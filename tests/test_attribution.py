@@ -250,11 +250,11 @@ def test_names_are_titles(home: Path) -> None:
     ({'box': '26,5,8'}, '--box 26,5,8: not inside photo.png, which has 32x21 pixels'),
     ({'picture': 'notes.txt'}, 'notes.txt: damaged, truncated, or not an image'),
     ({'picture': 'none.png'}, 'none.png: cannot be read (No such file'),
-    ({'more': ['-o', 'lam.gif']}, '-o lam.gif: give a .png, .pdf or .svg file in a folder that exists'),
-    ({'more': ['-o', 'none/lam.png']}, '-o none/lam.png: give a .png'),
+    ({'more': ['-o', 'lam.gif']}, '-o lam.gif: a figure is a .png, .pdf or .svg file'),
+    ({'more': ['-o', 'none/lam.png']}, '-o none/lam.png: there is no folder'),
     ({'more': ['-o', 'a.png', '--names', 'a', 'b']}, '--names: 2 for 1 networks; give one for each -m'),
     ({'more': ['-o', 'a.png', '--device', 'abacus']}, 'device abacus: not available here'),
-    ({'more': ['-o', 'a.png', '-m', 'a.pth', './a.pth', '--names', 'a', 'a', 'b']}, 'two networks have the same name'),
+    ({'more': ['-o', 'a.png', '-m', 'a.pth', './a.pth', '--names', 'a', 'a', 'b']}, "two networks have the name 'a'"),
     ({'more': ['-o', 'a.png', '-m', 'missing.pth']}, 'missing.pth: no such checkpoint'),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments: dict, message: str, home: Path) -> None:

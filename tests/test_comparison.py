@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -500,21 +501,25 @@ def test_without_matplotlib_everything_but_the_figure_is_made(home: Path, monkey
     ('-m missing.pth', 'missing.pth: no such checkpoint'),
     ('-m a.pth --device abacus', 'device abacus: not available here'),
     ('-m a.pth --names a b', '--names: 2 for 1 networks; give one for each -m'),
-    ('-m a.pth ./a.pth --names a a', 'two networks have the same name; give different ones by --names'),
+    ('-m a.pth ./a.pth --names a a', "two networks have the name 'a'; give different ones by --names"),
     ('-m a.pth --names bicubic', 'bicubic is the name of a column that is always there; give another one by --names'),
     ('-m a.pth --order psrn', '--order psrn: give given or a metric: psnr, ssim (did you mean psnr?)'),
-    ('-m a.pth --figure f.gif', '--figure f.gif: give a .png, .pdf or .svg file in a folder that exists'),
+    ('-m a.pth --figure f.gif', '--figure f.gif: a figure is a .png, .pdf or .svg file'),
     ('-m a.pth --difference', '--difference needs --figure, in which the maps are drawn'),
     ('-m a.pth --images 0 7', '--images 7: no such image in one, two'),
     ('-m a.pth --images 0 1 --crops 1,1,8,8 auto auto', '--crops: 3 boxes for 2 images; give one for all, or one for'),
     ('-m a.pth --crops 1,1,8,8 auto', '--crops: 2 boxes for no --images; give one for all, or one for each of'),
     ('-m a.pth --images 2 0 --crops 45,1,7,8', '--crops 45,1,7,8: not inside 0, which has 48x40 pixels'),
     ('-m a.pth --crops 45,1,7,8', '--crops 45,1,7,8: not inside 0, which has 48x40 pixels; say by --images which'),
-    ('-m a.pth --pictures missing', 'missing: no such folder'),
+    ('-m a.pth --pictures missing', '--pictures missing: no such folder'),
+    ('-m a.pth --pictures other --figure other/f.png', '--figure other/f.png: other is read; give a file elsewhere'),
+    ('-m a.pth --names=', '--names: a name is empty'),
+    ('-m a.pth --figure gt/0.png', '--figure gt/0.png: /'),
+    ('-m a.pth -o gt/0.png', 'gt/0.png/none: cannot be written (Not a directory); give another folder by -o'),
     ('-m a.pth --pictures lq', 'lq/0.png: 24x20 pixels; 0 of one has 48x40'),
     ('-m a.pth --pictures few', '--pictures few: no picture of 0 (one), named 0.png or 0_*.png'),
     ('-m a.pth --pictures twice', '--pictures twice: twice/0_a.png and twice/0_b.png are both named after 0'),
-    ('-m a.pth --pictures other other', 'two methods have the same name; give different ones by --names'),
+    ('-m a.pth --pictures other other', "two methods have the name 'other'; give different ones by --names"),
     ('-m a.pth --pictures other --names a b c', '--names: 3 for 1 networks; give one for each -m, or also'),
 ])  # fmt: skip
 def test_mistakes_are_found_before_anything_is_restored(
@@ -554,3 +559,17 @@ def test_results_of_another_set_are_refused(home: Path) -> None:
     content['images'].pop()
     file.write_text(json.dumps(content))
     assert 'one: the set has changed since the test' in call_basicsr(*typed(*flags), cwd=home).stderr
+
+
+def test_an_error_in_a_network_of_ones_own_names_its_line_and_the_image(home: Path) -> None:
+    (home / 'breaks.py').write_text(
+        'import torch\nfrom basicsr.utils.registry import ARCH_REGISTRY\n\n@ARCH_REGISTRY.register()\n'
+        'class Breaks(torch.nn.Conv2d):\n    def __init__(self):\n        super().__init__(3, 3, 1)\n\n'
+        "    def forward(self, x):\n        raise RuntimeError('my own bug')\n"
+    )
+    known = {'format': 1, 'network_g': {'type': 'Breaks'}, 'scale': 2, 'task': None, 'color': 'rgb'}
+    torch.save({'params': torch.nn.Conv2d(3, 3, 1).state_dict(), 'network': known}, home / 'breaks.pth')
+    result = call_basicsr(*typed('-m', 'breaks.pth', '--import', 'breaks.py'), cwd=home)
+    assert re.search(r'^breaks\.pth failed on .+lq/0\.png, 24x20', result.stderr, re.MULTILINE)
+    assert 'error: RuntimeError: my own bug\n' in result.stderr
+    assert f'{home / "breaks.py"}:10 in forward' in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import call_basicsr, photograph, run_basicsr
+from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from ramit_arch import RAMiT
@@ -18,7 +20,7 @@ from ramit_arch.archs.laformer_arch import LAformer
 from ramit_arch.archs.layers import window_partition, window_reverse
 from ramit_arch.archs.ramit_arch import DRAMiTBlock
 from ramit_arch.errors import UserError
-from ramit_arch.evaluation.features import attention_maps, feature_maps, standardise
+from ramit_arch.evaluation.features import attention_maps, feature_maps, figure, standardise
 from ramit_arch.inference.networks import describe
 
 SMALL = {'dim': 16, 'depths': (1, 1, 1, 2), 'num_heads': (4, 4, 4, 4), 'expand_groups': 1, 'window_size': 4}
@@ -218,6 +220,13 @@ class Silent(torch.nn.Conv2d):
 """
 
 
+def test_names_in_a_string_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=re.escape("Own.feature_maps: 'head' has 'head'; give a tuple of names, ('head',)")
+    ):
+        feature_maps(Own(head='head'), image())
+
+
 @pytest.fixture(scope='module')
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of a size that must be padded, and untrained networks."""
@@ -243,7 +252,8 @@ def test_features_prints_sizes_and_draws(home: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split() == ['map', 'channels', 'size']
     assert lines[1].split() == ['stage', '1', '16', '48x32']
-    assert lines[7] == 'stage4.blocks.block1: spatial attention, 3 heads'
+    assert lines[7] == 'stage4.blocks.block1: spatial attention, heads 0 to 2'
+    assert lines[8] == 'stage4.blocks.block1: channel attention, head 3'
     assert lines[-1] == 'Feature maps: maps.png'
     assert cv2.imread(str(home / 'maps.png')).std() > 10
 
@@ -260,10 +270,12 @@ def test_figures_are_the_same_every_time(kind: str, home: Path) -> None:
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--block', 'stage1.block0', '--token', '42,0'], '--token 42,0: not in photo.png, which has 42x27 pixels'),
-    (['--block', 'stage1.block0', '--head', '3'], '--head 3: stage1.blocks.block0 has the heads 0 to 2'),
+    (['--block', 'stage1.block0', '--head', '4'], '--head 4: stage1.blocks.block0 has spatial heads 0 to 2, channel'),
+    (['-o', 'photo.png'], '-o photo.png: photo.png is read; give a file elsewhere'),
+    (['-o', '.'], '-o .: a figure is a .png, .pdf or .svg file'),
     (['--head', '3'], '--head needs --block, the block whose attention to draw'),
     (['--token', '1,1'], '--token needs --block, the block whose attention to draw'),
-    (['-o', 'maps.txt'], '-o maps.txt: give a .png, .pdf or .svg file'),
+    (['-o', 'maps.txt'], '-o maps.txt: a figure is a .png, .pdf or .svg file'),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments: list[str], message: str, home: Path) -> None:
     result = call_basicsr(*typed('-o', 'a.png', *arguments), cwd=home)
@@ -276,3 +288,20 @@ def test_a_network_that_does_not_answer_is_told(home: Path) -> None:
     result = call_basicsr(*typed('-o', 'a.png', '--import', 'silent.py', model='silent.pth'), cwd=home)
     assert result.returncode == 1
     assert result.stderr == 'error: Silent does not define `feature_maps()`, which names the maps to show\n'
+
+
+def test_a_picture_of_one_pixel_is_drawn(home: Path) -> None:
+    cv2.imwrite(str(home / 'pixel.png'), photograph(0, 1, 1))
+    result = call_basicsr(
+        'features', '-m', 'a.pth', '--image', 'pixel.png', '-o', 'p.png', '--block', 'stage1.block0', cwd=home
+    )
+    assert (result.returncode, result.stderr) == (0, '')
+
+
+def test_one_head_is_that_of_the_network(home: Path) -> None:
+    made = attention_maps(network(), image(), 'stage1.block0', (0, 0))
+    assert made.heads() == {'spatial': range(3), 'channel': range(3, 4)}
+    for head, titles in [(3, ['channel, head 3']), (1, ['window', 'spatial, head 1'])]:
+        page = figure(np.zeros((32, 48, 3)), {'stage': np.zeros((32, 48))}, 'max', made, head)
+        shown = [axes.get_title() for axes in page.findobj(Axes) if axes.get_title()]
+        assert shown == ['input', 'stage', *titles]

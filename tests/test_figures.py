@@ -82,3 +82,9 @@ def test_clip_paths_are_numbered_in_an_svg(tmp_path: Path) -> None:
     used, defined = (re.findall(pattern, text) for pattern in (r'url\(#(\w+)\)', r'<clipPath id="(\w+)"'))
     assert set(used) == set(defined)
     assert defined[:2] == ['clip0', 'clip1']
+
+
+def test_titles_are_not_formulas(tmp_path: Path) -> None:
+    maps = {r'$\frac{$': np.eye(32), '$x$': np.eye(32)}
+    save(lambda: attribution_figure.figure(np.zeros((32, 32)), Box(1, 1, 8), maps), tmp_path / 'lam.svg')
+    assert all(f'>{name}</text>' in (tmp_path / 'lam.svg').read_text() for name in maps)

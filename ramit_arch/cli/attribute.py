@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from ramit_arch.cli.figures import check_figure, choose_titles, image_for, open_differentiable, read_image
+from ramit_arch.cli.figures import check_figure, choose_titles, drawable, image_for, open_differentiable, read_image
 from ramit_arch.errors import UserError
 from ramit_arch.evaluation import figures
 from ramit_arch.evaluation.attribution import Attribution, Box, attribute, diffusion_index, share_beyond
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: an argument does not fit, or a network cannot be used.
     """
-    file = check_figure('-o', args.output)
+    file = check_figure('-o', args.output, [args.image])
     image = read_image(args.image)
     height, width = image.shape[:2]
     box = Box(*args.box)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if any(each.error > LARGEST_ERROR for each in found.values()):
         print(f'An integration error above {LARGEST_ERROR:.0%}: more --steps make it smaller.')
     maps = {name: each.map for name, each in found.items()}
-    figures.save(lambda: figure(image.squeeze(), box, maps), file)
+    figures.save(lambda: figure(drawable(image), box, maps), file)
     print(f'Attribution maps: {file}')
 
 

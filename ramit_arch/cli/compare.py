@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -42,16 +45,18 @@ def run(args: argparse.Namespace) -> None:
     check_networks(opt, paths, networks)
     problems = checks.find_problems(opt, training=False) or checks.missing_files(opt, checkpoints=False)
     raise_problems(problems, args.opt, args.force_yml, testing=True)
-    folder = Path(args.output, opt['name'])
+    folder = Path(args.output).expanduser() / opt['name']
+    if figure is not None:
+        check_figure('--figure', args.figure, _image_folders(opt))
     setup = of_networks(args, opt, paths, networks) if networks else of_results(args, opt, folder)
     if args.order not in ('given', *setup.metrics):
         near = suggestion(args.order, setup.metrics)
         raise UserError(f'--order {args.order}: give given or a metric: {", ".join(setup.metrics)}{near}')
     _choose_images(args, setup.sets)
+    _make_folder(folder)
 
     rows = Rows(None if args.images else FIGURE_ROWS)
     means = {}
-    folder.mkdir(parents=True, exist_ok=True)
     for test_set in setup.sets:
         scores, details = _compare_set(test_set, setup, rows)
         means[test_set.name] = comparison.mean_by_method(scores)
@@ -80,7 +85,24 @@ def _check_arguments(args: argparse.Namespace) -> Path | None:
     if boxes > 1 and boxes != images:
         named = counted(images, 'image') if images else 'no --images'
         raise UserError(f'--crops: {boxes} boxes for {named}; give one for all, or one for each of --images')
-    return None if args.figure is None else check_figure('--figure', args.figure)
+    return None if args.figure is None else check_figure('--figure', args.figure, args.pictures)
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises UserError if the folder of the results cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f'{folder}: cannot be written ({error.strerror}); give another folder by -o') from error
+
+
+def _image_folders(opt: dict[str, Any]) -> list[str]:
+    """Where the images of the test sets are."""
+    sections = opt['datasets'].values()
+    roots = [root for section in sections for root in (section, *(section.get('roots') or []))]
+    return [value for root in roots for key, value in root.items() if key.startswith('dataroot') and value]
 
 
 def _choose_images(args: argparse.Namespace, sets: Sequence[TestSet]) -> None:

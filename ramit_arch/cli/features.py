@@ -7,8 +7,8 @@ import argparse
 from torch import Tensor
 
 from ramit_arch.archs.layers import symmetric_pad
-from ramit_arch.cli.figures import check_figure, image_for, open_differentiable, read_image
-from ramit_arch.errors import UserError, counted
+from ramit_arch.cli.figures import check_figure, drawable, image_for, open_differentiable, read_image
+from ramit_arch.errors import UserError
 from ramit_arch.evaluation import figures
 from ramit_arch.evaluation.features import BlockAttention, attention_maps, feature_maps, figure, standardise
 from ramit_arch.evaluation.text import aligned
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     for flag in ('token', 'head'):
         if getattr(args, flag) is not None and not args.block:
             raise UserError(f'--{flag} needs --block, the block whose attention to draw')
-    file = check_figure('-o', args.output)
+    file = check_figure('-o', args.output, [args.image])
     image = read_image(args.image)
     height, width = image.shape[:2]
     token = (args.token[0], args.token[1]) if args.token else (width // 2, height // 2)
@@ -36,15 +36,16 @@ def run(args: argparse.Namespace) -> None:
     with restorer.compute.active():
         maps = feature_maps(network, padded)
         attention = attention_maps(network, padded, args.block, token) if args.block else None
+    if attention is not None:
+        _check_head(args.head, attention)
     print(aligned([['map', 'channels', 'size'], *(
         [title, str(len(values)), f'{values.shape[2]}x{values.shape[1]}'] for title, values in maps.items()
     )]))  # fmt: skip
     if attention is not None:
-        _check_head(args.head, attention)
-        for kind, values in attention.maps.items():
-            print(f'{attention.block}: {kind} attention, {counted(len(values), "head")}')
+        for kind, heads in attention.heads().items():
+            print(f'{attention.block}: {kind} attention, {_numbers(heads)}')
     shown = {title: standardise(_crop(values, padded, height, width), args.pool) for title, values in maps.items()}
-    figures.save(lambda: figure(image.squeeze(), shown, args.pool, attention, args.head), file)
+    figures.save(lambda: figure(drawable(image), shown, args.pool, attention, args.head), file)
     print(f'Feature maps: {file}')
 
 
@@ -57,7 +58,12 @@ def _crop(values: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
 
 
 def _check_head(head: int | None, attention: BlockAttention) -> None:
-    """Raises UserError if no attention of the block has this head."""
-    most = max(len(values) for values in attention.maps.values())
-    if head is not None and head >= most:
-        raise UserError(f'--head {head}: {attention.block} has the heads 0 to {most - 1}')
+    """Raises UserError if the block has no such head."""
+    kinds = attention.heads()
+    if head is not None and not any(head in heads for heads in kinds.values()):
+        known = ', '.join(f'{kind} {_numbers(heads)}' for kind, heads in kinds.items())
+        raise UserError(f'--head {head}: {attention.block} has {known}')
+
+
+def _numbers(heads: range) -> str:
+    return f'head {heads[0]}' if len(heads) == 1 else f'heads {heads[0]} to {heads[-1]}'

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,15 +18,29 @@ from ramit_arch.inference.pictures import read_picture
 from ramit_arch.inference.restorer import Restorer, to_tensor
 
 
-def check_figure(flag: str, file: str) -> Path:
+def check_figure(flag: str, file: str, inputs: Iterable[str] = ()) -> Path:
     """The path of a figure that can be written.
 
+    Args:
+        flag: that names the file.
+        file: to write.
+        inputs: files that are read, and folders of such files.
+
     Raises:
-        UserError: matplotlib is missing, or the file is of another kind or in no folder.
+        UserError: matplotlib is missing, or the file is of another kind, cannot be written, or is an input.
     """
     path = Path(file).expanduser()
-    if path.suffix.lower() not in KINDS or not path.absolute().parent.is_dir():
-        raise UserError(f'{flag} {file}: give a .png, .pdf or .svg file in a folder that exists')
+    folder = path.absolute().parent
+    if path.suffix.lower() not in KINDS:
+        raise UserError(f'{flag} {file}: a figure is a .png, .pdf or .svg file')
+    if not folder.is_dir():
+        raise UserError(f'{flag} {file}: there is no folder {folder}')
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+        raise UserError(f'{flag} {file}: cannot be written; give another file')
+    for each in inputs:
+        read = Path(each).expanduser().resolve()
+        if read in (path.resolve(), *path.resolve().parents):
+            raise UserError(f'{flag} {file}: {each} is read; give a file elsewhere')
     if importlib.util.find_spec('matplotlib') is None:
         raise UserError(f'{flag} needs matplotlib: pip install matplotlib')
     return path
@@ -44,10 +59,12 @@ def choose_titles(models: Sequence[str], names: Sequence[str] | None, folders: S
         raise UserError(f'--names: {len(names)} for {len(models)} networks; give one for each -m{more}')
     short = [_short(path) for path in paths]
     titles = [*names, *(short if len(set(short)) == len(short) else paths)[len(names) :]]
-    if len(set(titles)) < len(titles):
-        raise UserError(
-            f'two {"methods" if folders else "networks"} have the same name; give different ones by --names'
-        )
+    for title in titles:
+        if titles.count(title) > 1:
+            kind = 'methods' if folders else 'networks'
+            raise UserError(f'two {kind} have the name {title!r}; give different ones by --names')
+        if not title.strip():
+            raise UserError('--names: a name is empty')
     return titles
 
 
@@ -65,6 +82,11 @@ def read_image(file: str) -> np.ndarray:
     pixels = read_picture(Path(file).expanduser()).pixels
     image = to_tensor(np.atleast_3d(pixels)).clamp(0, 1)
     return image.permute(1, 2, 0).numpy()
+
+
+def drawable(image: np.ndarray) -> np.ndarray:
+    """A picture of `read_image` as matplotlib takes it: (H, W) or (H, W, 3)."""
+    return image[..., 0] if image.shape[2] == 1 else image
 
 
 def open_differentiable(path: str, task: str | None, device: str | None) -> Restorer:

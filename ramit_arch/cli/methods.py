@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,13 +179,13 @@ def _restoring(path: str, loaded: Loaded, compute: Compute, multiple: int) -> Me
             with torch.no_grad(), compute.active():
                 lq = compute.image(item['lq'][None].to(compute.device))
                 return tensor2img(restore_whole(call, lq, loaded.scale, multiple))
-        except (MemoryError, RuntimeError, AssertionError) as error:
+        except Exception as error:
             size = f'{item["lq_path"]}, {item["lq"].shape[-1]}x{item["lq"].shape[-2]}'
             if is_out_of_memory(error):
                 raise UserError(f'{path}: out of memory with {size}; try --device cpu') from error
-            text = str(error).partition('\n')[0]
             advice = 'for a network that needs multiples of a size, set val.size_multiple'
-            raise UserError(f'{path}: failed on {size} ({text}); {advice}') from error
+            print(f'{path} failed on {size}; {advice}', file=sys.stderr)
+            raise
 
     return restore
 
@@ -205,6 +206,8 @@ def _pictures(folder: str, test_set: TestSet, channels: int) -> Method:
         UserError: an image has none or several, or one is of another size.
     """
     root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f'--pictures {folder}: no such folder')
     own = root / test_set.name
     store = FolderStore(str(own if own.is_dir() else root))
     names = []

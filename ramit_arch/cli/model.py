@@ -83,7 +83,7 @@ def check_scale(opt: dict[str, Any], loaded: Loaded) -> None:
     scale = opt.get('scale', 1)
     if loaded.scale != scale:
         text = f'a network for scale {loaded.scale}, but the option file has scale {scale}'
-        raise UserError(f'{loaded.file}: {text}; give a network and an option file of one scale')
+        raise UserError(f'{loaded.title}: {text}; give a network and an option file of one scale')
 
 
 def _name_of(file: Path) -> str:

@@ -44,6 +44,10 @@ def feature_maps(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
     if not hasattr(network, 'feature_maps'):
         raise UserError(f'{type(network).__name__} does not define `feature_maps()`, which names the maps to show')
     titles: Mapping[str, Sequence[str]] = network.feature_maps()  # type: ignore[operator]
+    for title, names in titles.items():
+        if isinstance(names, str):
+            kind = type(network).__name__
+            raise UserError(f'{kind}.feature_maps: {title!r} has {names!r}; give a tuple of names, ({names!r},)')
     outputs = _outputs(network, {name for names in titles.values() for name in names}, image)
     maps = {}
     for title, names in titles.items():
@@ -103,6 +107,12 @@ class BlockAttention(NamedTuple):
     token: tuple[int, int]
     stride: int
     maps: dict[str, Tensor]
+
+    def heads(self) -> dict[str, range]:
+        """Numbers of the heads by kind, as the network numbers them: spatial before channel."""
+        counts = {kind: len(values) for kind, values in self.maps.items()}
+        first = counts.get('spatial', 0)
+        return {kind: range(first, first + n) if kind == 'channel' else range(n) for kind, n in counts.items()}
 
     @property
     def window(self) -> tuple[np.ndarray, np.ndarray]:
@@ -216,10 +226,9 @@ def figure(
 
 
 def _panels(attention: BlockAttention, head: int | None) -> list[tuple[str, int]]:
-    """(kind, head) of each panel; the image in the window comes first."""
-    window = [('window', 0)] if 'spatial' in attention.maps else []
-    kinds = attention.maps.items()
-    return window + [(kind, i) for kind, values in kinds for i in range(len(values)) if head in (None, i)]
+    """(kind, head) of each panel; the image in the window comes first if a spatial head is drawn."""
+    panels = [(kind, i) for kind, heads in attention.heads().items() for i in heads if head in (None, i)]
+    return [('window', 0), *panels] if 'spatial' in dict(panels) else panels
 
 
 def _grid(part: SubFigure, rows: int, columns: int, used: int) -> list[Axes]:
@@ -249,7 +258,7 @@ def _draw_attention(
         if kind == 'window':
             _draw_window(place, image, attention)
             continue
-        values = attention.maps[kind][head].numpy()
+        values = attention.maps[kind][head - attention.heads()[kind].start].numpy()
         if kind == 'spatial':
             values = values[np.ix_(*attention.window)]
             outline(place, *_in_window(attention), 1, 1)

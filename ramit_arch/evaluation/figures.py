@@ -47,7 +47,7 @@ def show(axes: Axes, image: np.ndarray, title: str = '', caption: str = '', **lo
     axes.imshow(image, interpolation='nearest', **look)  # type: ignore[arg-type]
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=TITLE)
+    axes.set_title(title, fontsize=TITLE, parse_math=False)
     axes.set_xlabel(caption, fontsize=TITLE)
 
 

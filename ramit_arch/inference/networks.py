@@ -47,6 +47,12 @@ class Loaded:
     size_multiple: int
 
     @property
+    def title(self) -> str:
+        """What a user would call it: the name of a packaged network, else the path of its file."""
+        name = self.file.stem
+        return name if name in networks() and networks()[name].file == self.file else str(self.file)
+
+    @property
     def channels(self) -> int:
         """Of its images: 3, or 1 for gray."""
         if self.color is not None:
