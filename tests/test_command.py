@@ -606,8 +606,8 @@ def test_complexity_measures_time_and_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['--plot', 'figure.txt'], '--plot figure.txt: give a .png'),
-    (['--plot', 'missing/figure.png'], 'in a folder that exists'),
+    (['--plot', 'figure.txt'], '--plot figure.txt: a figure is a .png'),
+    (['--plot', 'missing/figure.png'], '--plot missing/figure.png: there is no folder'),
     (['--force_yml', 'scale=1', 'network_g:upscale=1', '--plot', 'a.png'], '--plot is for super-resolution'),
 ])  # fmt: skip
 def test_wrong_plots_are_refused_before_anything_is_measured(
