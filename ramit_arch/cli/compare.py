@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -24,6 +22,7 @@ from ramit_arch.evaluation.comparison import Means, Metrics, Scores
 from ramit_arch.evaluation.comparison_sheet import Box, Detail, cut, save, sheet
 from ramit_arch.evaluation.comparison_tables import Cost, Summary, as_latex, as_markdown
 from ramit_arch.files import atomic_write
+from ramit_arch.inference.folders import make_output_folder
 from ramit_arch.inference.networks import load
 from ramit_arch.options.lines import raise_problems
 
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         near = suggestion(args.order, setup.metrics)
         raise UserError(f'--order {args.order}: give given or a metric: {", ".join(setup.metrics)}{near}')
     _choose_images(args, setup.sets)
-    _make_folder(folder)
+    make_output_folder(folder)
 
     rows = Rows(None if args.images else FIGURE_ROWS)
     means = {}
@@ -86,16 +85,6 @@ def _check_arguments(args: argparse.Namespace) -> Path | None:
         named = counted(images, 'image') if images else 'no --images'
         raise UserError(f'--crops: {boxes} boxes for {named}; give one for all, or one for each of --images')
     return None if args.figure is None else check_figure('--figure', args.figure, args.pictures)
-
-
-def _make_folder(folder: Path) -> None:
-    """Raises UserError if the folder of the results cannot be made or written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise UserError(f'{folder}: cannot be written ({error.strerror}); give another folder by -o') from error
 
 
 def _image_folders(opt: dict[str, Any]) -> list[str]:
@@ -156,9 +145,12 @@ class Rows:
     found: list[tuple[float, Detail]] = field(default_factory=list)
 
     def wants(self, key: float) -> bool:
-        return self.most is None or len(self.found) < self.most or key < self.found[-1][0]
+        """Whether an image with this key would be kept."""
+        full = len(self.found) == self.most
+        return not full or key < self.found[-1][0]
 
     def add(self, key: float, detail: Detail) -> None:
+        """Insert an image; of the hardest, drop the easiest beyond `most`."""
         self.found = sorted([*self.found, (key, detail)], key=itemgetter(0))[: self.most]
 
 

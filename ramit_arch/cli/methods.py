@@ -153,8 +153,9 @@ def _open(
     """
     scale = opt.get('scale', 1)
     titles = choose_titles(paths, args.names, args.pictures)
+    reserved = {GT, LQ, BICUBIC} if scale > 1 else {GT, LQ}
     for title in titles:
-        if title in (GT, LQ, BICUBIC if scale > 1 else LQ):
+        if title in reserved:
             raise UserError(f'{title} is the name of a column that is always there; give another one by --names')
     known = [Cost(*tables.cost(json.dumps(network), scale)) for network in networks]
     costs = dict(zip(titles, [*known, *[Cost()] * len(args.pictures)], strict=True))

@@ -33,7 +33,7 @@ class Box(NamedTuple):
     height: int
 
     def inside(self, height: int, width: int) -> bool:
-        """Whether it lies in an image of this size."""
+        """Whether the box is inside an image of this size."""
         return self.x + self.width <= width and self.y + self.height <= height
 
     def of(self, image: np.ndarray) -> np.ndarray:

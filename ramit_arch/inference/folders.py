@@ -169,13 +169,22 @@ def prepare_targets(jobs: Sequence[Job]) -> None:
         UserError: one cannot be written.
     """
     for folder in sorted({job.target.parent for job in jobs}):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / '.ramit_arch.part'
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f'{folder}: cannot be written ({error.strerror}); give another folder by -o') from error
+        make_output_folder(folder)
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make the folder that `-o` names.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / '.ramit_arch.part'
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f'{folder}: cannot be written ({error.strerror}); give another folder by -o') from error
 
 
 # -------------------------------------------------------------------------------------------------------------- run
